@@ -1,0 +1,238 @@
+"""Episodes: a log of behaviour as flat arrays with episode offsets. Everything that learns reads this one type.
+
+    observations  o0 o1 o2 o3 o4 o5 o6 o7 o8        N = 9 steps, E = 3 episodes
+    offsets       0           4     6        9      episode e is rows offsets[e] … offsets[e + 1] - 1
+
+numpy only. Sums over rewards are float64, arrays are float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lamo.errors import LamoError
+
+BLOCK = 1 << 16  # rows handled at once where a whole-array temporary would cost a second copy of the dataset
+STD_FLOOR = 1e-6
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of the observations: both (S,) float32, `std` at least 1e-6."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """E episodes of N steps in all, end to end in flat arrays.
+
+    The constructor checks types, shapes and offsets (it raises `LamoError`); `validate` also looks at every value.
+    """
+
+    observations: np.ndarray
+    """(N, S) float32: what the agent saw before the action of the same row."""
+    actions: np.ndarray
+    """(N, A) float32 for continuous actions, (N,) int64 for discrete ones."""
+    rewards: np.ndarray
+    """(N,) float32: what the action of the same row earned."""
+    offsets: np.ndarray
+    """(E + 1,) int64, from 0 to N, strictly rising: where each episode begins."""
+    terminated: np.ndarray
+    """(E,) bool: the environment ended the episode (a goal, a fall)."""
+    truncated: np.ndarray
+    """(E,) bool: a time limit ended it. With neither the log simply stops there: the episode is unfinished."""
+    ids: np.ndarray
+    """(E,) int64: the episodes' numbers in the source, kept through `subsample` and `select`."""
+    final_observations: np.ndarray | None = None
+    """(E, S) float32: what the agent saw after its last action, a row of NaN where the source does not have it."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """JSON-able: `source`, `format`, `env`, `action_low`, `action_high`, `attributes`, … (None where not known)."""
+
+    def __post_init__(self) -> None:
+        def need(condition: bool, message: str) -> None:
+            if not condition:
+                raise LamoError(f"{self.source}: {message}")
+
+        steps, episodes = len(self.rewards), len(self.offsets) - 1
+        need(steps > 0, "holds no steps; an offline dataset needs at least one transition")
+        need(self.observations.ndim == 2 and self.observations.dtype == np.float32, "observations must be (N, S) float32")
+        discrete = self.actions.ndim == 1 and self.actions.dtype == np.int64
+        need(
+            discrete or (self.actions.ndim == 2 and self.actions.dtype == np.float32),
+            "actions must be (N, A) float32 (continuous) or (N,) int64 (discrete)",
+        )
+        need(self.rewards.ndim == 1 and self.rewards.dtype == np.float32, "rewards must be (N,) float32")
+        for key in ("observations", "actions"):
+            count = len(getattr(self, key))
+            need(count == steps, f"{key} has {count} rows but rewards has {steps}; every array needs one row per step")
+        need(self.offsets.dtype == np.int64 and episodes > 0, "offsets must be (E + 1,) int64 with at least one episode")
+        need(
+            self.offsets[0] == 0 and self.offsets[-1] == steps and bool((np.diff(self.offsets) > 0).all()),
+            f"offsets must rise strictly from 0 to {steps}",
+        )
+        for key, dtype in (("terminated", np.bool_), ("truncated", np.bool_), ("ids", np.int64)):
+            value = getattr(self, key)
+            need(value.shape == (episodes,) and value.dtype == dtype, f"{key} must be ({episodes},) {dtype.__name__}")
+        if self.final_observations is not None:
+            shape = (episodes, self.observations.shape[1])
+            ok = self.final_observations.shape == shape and self.final_observations.dtype == np.float32
+            need(ok, f"final_observations must be {shape} float32")
+
+    def __len__(self) -> int:
+        """E, the number of episodes."""
+        return len(self.offsets) - 1
+
+    @property
+    def source(self) -> str:
+        """What the user called this dataset, for messages."""
+        return str(self.metadata.get("source", "episodes"))
+
+    @property
+    def steps(self) -> int:
+        """N, the number of steps in all episodes."""
+        return len(self.rewards)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are (N,) int64 choices and not (N, A) float32 vectors."""
+        return self.actions.ndim == 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(E,) int64: steps of each episode."""
+        return np.diff(self.offsets)
+
+    @property
+    def unfinished(self) -> np.ndarray:
+        """(E,) bool: neither terminated nor truncated, the log stops there."""
+        return ~(self.terminated | self.truncated)
+
+    @property
+    def returns(self) -> np.ndarray:
+        """(E,) float64: the sum of rewards of each episode."""
+        return self.returns_to_go[self.offsets[:-1]]
+
+    @cached_property
+    def returns_to_go(self) -> np.ndarray:
+        """(N,) float64: the rewards from this step on, this step's included, to the end of its episode (paper, section 2).
+
+        Summed backwards inside each episode: a difference of sums over the whole log would lose digits. Computed once.
+        """
+        out = np.empty(self.steps, np.float64)
+        for start, end in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True):
+            np.cumsum(self.rewards[start:end][::-1], dtype=np.float64, out=out[start:end][::-1])
+        return out
+
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation of the observations over all steps, summed in float64, `std` floored at 1e-6."""
+        total = np.zeros(self.observations.shape[1])
+        for block in self._blocks(self.observations):
+            total += block.sum(axis=0, dtype=np.float64)
+        mean = total / self.steps
+        squares = np.zeros_like(mean)
+        for block in self._blocks(self.observations):
+            squares += np.square(block - mean).sum(axis=0)
+        std = np.maximum(np.sqrt(squares / self.steps), STD_FLOOR)
+        return Statistics(mean.astype(np.float32), std.astype(np.float32))
+
+    def subsample(self, ratio: float, seed: int) -> Episodes:
+        """A random share of the episodes, whole episodes only, in their old order.
+
+        `ratio` lies in (0, 1]; the number of episodes is rounded down. The best episode is as likely as any other
+        (the paper's released code always drops it). With one seed a smaller ratio picks a subset of a larger one's.
+        The chosen numbers are `ids` of the result. Raises `LamoError` for a ratio outside (0, 1] or one that leaves none.
+        """
+        if not 0 < ratio <= 1:  # also refuses NaN
+            raise LamoError(f"ratio {ratio} is outside (0, 1]; 0.1 keeps a tenth of the episodes, 1 keeps all")
+        if seed < 0:
+            raise LamoError(f"seed {seed} is negative; seeds are whole numbers from 0")
+        count = math.floor(ratio * len(self) + 1e-9)  # 0.29 * 100 is 28.999…96 in floating point
+        if count == 0:
+            smallest = math.ceil(1e6 / len(self)) / 1e6  # rounded up, so that the number works when it is typed
+            raise LamoError(
+                f"ratio {ratio} of the {len(self)} episodes of {self.source} leaves none; "
+                f"the smallest usable ratio is {np.format_float_positional(smallest)}"
+            )
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        picked = self.select(chosen)
+        return replace(picked, metadata={**picked.metadata, "ratio": float(ratio), "ratio_seed": int(seed)})
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Episodes:
+        """The episodes at these positions (0 … E - 1), in this order. Raises `LamoError` for none or one out of range."""
+        chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(chosen) == 0:
+            raise LamoError(f"{self.source}: no episode is selected; name at least one")
+        if chosen.min() < 0 or chosen.max() >= len(self):
+            raise LamoError(f"{self.source}: episode position {chosen.max()} is not within 0 … {len(self) - 1}")
+        if np.array_equal(chosen, np.arange(len(self))):
+            return self
+        spans = list(zip(self.offsets[chosen].tolist(), self.offsets[chosen + 1].tolist(), strict=True))
+        return Episodes(
+            observations=np.concatenate([self.observations[a:b] for a, b in spans]),
+            actions=np.concatenate([self.actions[a:b] for a, b in spans]),
+            rewards=np.concatenate([self.rewards[a:b] for a, b in spans]),
+            offsets=np.concatenate([[0], np.cumsum(self.lengths[chosen])]).astype(np.int64),
+            terminated=self.terminated[chosen],
+            truncated=self.truncated[chosen],
+            ids=self.ids[chosen],
+            final_observations=None if self.final_observations is None else self.final_observations[chosen],
+            metadata=dict(self.metadata),
+        )
+
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 over names, types, shapes and bytes of the arrays: equal data, equal digest.
+
+        `ids` and `metadata` say where data came from, not what it is, and are left out.
+        """
+        sha = hashlib.sha256()
+        for key in ("observations", "actions", "rewards", "offsets", "terminated", "truncated", "final_observations"):
+            value = getattr(self, key)
+            if value is None:
+                continue
+            value = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+            sha.update(f"{key} {value.dtype.str} {value.shape}\n".encode())
+            sha.update(memoryview(value).cast("B") if value.size else b"")
+        return sha.hexdigest()
+
+    def validate(self, source: str | None = None) -> Episodes:
+        """Look at every value; return the episodes themselves.
+
+        Raises `LamoError` for the first NaN or infinite value, naming source, key, index, episode and step.
+        """
+        name = self.source if source is None else source
+        for key in ("observations", "actions", "rewards"):
+            value = getattr(self, key)
+            row = 0
+            for block in self._blocks(value) if value.dtype.kind == "f" else ():
+                if not np.isfinite(block).all():
+                    raise LamoError(self._not_finite(name, key, value, row, block))
+                row += len(block)
+        if self.final_observations is not None:
+            known = ~np.isnan(self.final_observations).all(axis=1)
+            bad = known & ~np.isfinite(self.final_observations).all(axis=1)
+            if bad.any():
+                episode = int(self.ids[np.argmax(bad)])
+                raise LamoError(f"{name}: the observation after the last action of episode {episode} is not finite")
+        return self
+
+    def _not_finite(self, name: str, key: str, value: np.ndarray, row: int, block: np.ndarray) -> str:
+        first = np.argwhere(~np.isfinite(block))[0]
+        index = [row + int(first[0]), *map(int, first[1:])]
+        episode = int(np.searchsorted(self.offsets, index[0], side="right")) - 1
+        step = index[0] - int(self.offsets[episode])
+        return (
+            f"{name}: {key} holds {value[tuple(index)]} at {index} (episode {int(self.ids[episode])}, step {step}); "
+            "repair the file or leave that episode out"
+        )
+
+    @staticmethod
+    def _blocks(array: np.ndarray):
+        return (array[start : start + BLOCK] for start in range(0, len(array), BLOCK))
