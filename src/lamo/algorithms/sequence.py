@@ -1,0 +1,313 @@
+"""DT, Wiki-RL and LaMo: one learner of return-conditioned sequence models, and the policy it makes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lamo.algorithms.settings import SequenceSettings
+from lamo.config import Spec
+from lamo.data.episodes import Episodes, Statistics
+from lamo.data.text import random_blocks
+from lamo.data.windows import WindowBatch, Windows
+from lamo.errors import LamoError
+from lamo.models.backbone import deployed_model, load_language_model, scratch_model, weights_digest
+from lamo.models.cpu import keep_freed_memory
+from lamo.models.sequence import DecisionModel
+from lamo.models.text import corpus_tokens
+
+PERPLEXITY_BLOCKS = 16  # held-out blocks read for the perplexity before and after
+
+
+class SequenceBatch(NamedTuple):
+    """One gradient step's data: windows of behaviour, and text (b, T + 1) int64 or None."""
+
+    windows: WindowBatch
+    text: np.ndarray | None
+
+
+def action_loss(predicted: Tensor, actions: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss over real steps: mean squared error of (B, K, A), or cross-entropy of logits (B, K, A) against (B, K) int64.
+
+    The squared error is averaged over real steps and action dimensions. Returns (scalar, info).
+    """
+    predicted, actions = predicted[mask], actions[mask]  # (real steps, …)
+    if actions.is_floating_point():
+        loss = F.mse_loss(predicted, actions)
+        return loss, {"action_loss": loss.detach()}
+    loss = F.cross_entropy(predicted, actions)
+    return loss, {"action_loss": loss.detach(), "action_accuracy": (predicted.argmax(-1) == actions).float().mean()}
+
+
+class SequenceLearner:
+    """Trains a `DecisionModel` on windows of `episodes`. See `lamo.algorithms` for the protocol."""
+
+    name = "sequence"
+
+    def __init__(
+        self, settings: SequenceSettings, spec: Spec, episodes: Episodes, *, device: str = "cpu", batch_size: int = 64, seed: int = 0
+    ) -> None:
+        keep_freed_memory()
+        self.settings, self.spec, self.device, self.batch_size = settings, spec, torch.device(device), batch_size
+        self.statistics = episodes.statistics()
+        self.windows = Windows(episodes, settings.context, spec.return_scale, self.statistics)
+        self.text: tuple[np.ndarray, np.ndarray] | None = None
+        self.lm_digest: str | None = None
+        torch.manual_seed(seed)
+        if settings.initialise == "scratch":
+            lm = scratch_model(settings, seed)
+        else:
+            lm, tokenizer = load_language_model(settings.lm, random_seed=seed if settings.initialise == "random" else None)
+            self.lm_digest = weights_digest(lm)
+            if settings.corpus not in ((), ("none",)):
+                context = getattr(lm.config, "max_position_embeddings", None) or 1024
+                self.block = min(settings.text_block, context)
+                self.text = corpus_tokens(settings.corpus, lm, tokenizer, self.block)
+        self.lm_parameters = sum(p.numel() for p in lm.parameters())
+        self.model = DecisionModel(lm, settings, spec, self.device).to(self.device)
+        self.optimizer = self._optimizer()
+        self.steps = 0
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """AdamW; groups: the Transformer's own parameters and the rest, each with and without weight decay (norms, biases, tables).
+
+        Parameters are told apart by identity, not by name: the released code matches a string that never occurs.
+        """
+        settings = self.settings
+        lm_rate = settings.learning_rate if settings.lm_learning_rate is None else settings.lm_learning_rate
+        groups = []
+        in_lm = {id(p) for p in self.model.backbone.parameters()}
+        for of_lm, rate in ((True, lm_rate), (False, settings.learning_rate)):
+            params = [p for p in self.model.parameters() if p.requires_grad and (id(p) in in_lm) == of_lm]
+            for decay, chosen in ((settings.weight_decay, [p for p in params if p.ndim >= 2]), (0.0, [p for p in params if p.ndim < 2])):
+                if chosen:
+                    groups.append({"params": chosen, "lr": rate, "peak": rate, "weight_decay": decay})
+        return torch.optim.AdamW(groups, eps=1e-6, fused=True)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[SequenceBatch]:
+        """An endless stream, all of it drawn with `rng`."""
+        reads = self.text is not None and self.settings.language_weight > 0
+        while True:
+            windows = self.windows.sample(rng, self.batch_size)
+            text = None
+            if reads and self.text is not None:
+                text = random_blocks(self.text[0], self.block + 1, self.settings.text_batch, rng)
+            yield SequenceBatch(windows, text)
+
+    def update(self, batch: SequenceBatch) -> dict[str, float]:
+        """One step of AdamW on action loss + λ · language loss. The text forward happens only where the batch has text."""
+        settings = self.settings
+        self.model.train()
+        w = WindowBatch(*(torch.from_numpy(x).to(self.device) for x in batch.windows))
+        mask = None if bool(batch.windows.mask.all()) else w.mask
+        predicted = self.model(w.returns_to_go, w.observations, w.actions, w.timesteps, mask)
+        loss, info = action_loss(predicted, w.actions, w.mask)
+        if batch.text is not None:
+            language_loss = self.model.backbone.text_loss(torch.from_numpy(batch.text).to(self.device))
+            loss = loss + settings.language_weight * language_loss
+            info["language_loss"] = language_loss.detach()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        trained = [p for g in self.optimizer.param_groups for p in g["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(trained, settings.clip)
+        factor = min(1.0, (self.steps + 1) / max(1, settings.warmup_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.optimizer.step()
+        self.steps += 1
+        values = {"loss": loss.detach(), **info, "gradient_norm": norm}
+        return {k: float(v) for k, v in values.items()} | {"learning_rate": settings.learning_rate * factor}
+
+    @torch.no_grad()
+    def perplexity(self) -> float | None:
+        """Perplexity of held-out text under the Transformer as it is now, or None where the run has no text."""
+        if self.text is None:
+            return None
+        self.model.eval()
+        ids, length = self.text[1], self.block + 1
+        n = min(PERPLEXITY_BLOCKS, max(1, (len(ids) - 1) // self.block))
+        blocks = np.stack([ids[i * self.block : i * self.block + length] for i in range(n) if i * self.block + length <= len(ids)])
+        losses = [self.model.backbone.text_loss(torch.from_numpy(b[None].astype(np.int64)).to(self.device)) for b in blocks]
+        return math.exp(float(torch.stack(losses).mean()))
+
+    def policy(self) -> SequencePolicy:
+        """A policy that acts with this learner's model, whatever its weights are at that moment."""
+        return SequencePolicy(self.model, self.settings, self.spec, self.statistics)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Trainable weights, optimiser moments and the step: with the config, all that goes on. Frozen weights come from the LM again."""
+        state = {f"model.{k}": v for k, v in self._trained().items()}
+        for i, values in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in values.items()}
+        return state | {"steps": torch.tensor(self.steps)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`. Raises `LamoError` if the state is of another model."""
+        trained = self._trained()
+        given = {k[len("model.") :]: v for k, v in state.items() if k.startswith("model.")}
+        if given.keys() != trained.keys() or any(given[k].shape != trained[k].shape for k in trained):
+            raise LamoError("the checkpoint is of another model than the config describes; was the config or the LM changed?")
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(given[name])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            if key.startswith("optimizer."):
+                _, i, field = key.split(".", 2)
+                moments.setdefault(int(i), {})[field] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.steps = int(state["steps"])
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {k: p for k, p in self.model.named_parameters() if p.requires_grad}
+
+    def summary(self) -> dict[str, Any]:
+        """Parameter counts. `lora_share`: adapters (and biases trained with them) over the LM's own parameters; None without LoRA."""
+        parameters = list(self.model.parameters())
+        total, trainable = (sum(p.numel() for p in ps) for ps in (parameters, [p for p in parameters if p.requires_grad]))
+        lora = sum(p.numel() for p in self.model.backbone.parameters() if p.requires_grad)
+        return {
+            "parameters": {
+                "total": total,
+                "frozen": total - trainable,
+                "trainable": trainable,
+                "lm": self.lm_parameters,
+                "lora_share": lora / self.lm_parameters if self.settings.adapt == "lora" else None,
+            },
+            "base_dtype": str(self.model.backbone.base_dtype).removeprefix("torch."),
+            "lm_digest": self.lm_digest,
+        }
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What acting needs: every weight of the control path (no vocabulary), and settings, spec, statistics, LM shape as JSON."""
+        skip = text_only_names(self.model)
+        tensors = {k: v.clone() for k, v in self.model.state_dict().items() if k not in skip}
+        return tensors, {
+            "algorithm": self.name,
+            "settings": asdict(self.settings),
+            "spec": asdict(self.spec),
+            "statistics": {"mean": self.statistics.mean.tolist(), "std": self.statistics.std.tolist()},
+            "lm_config": self.model.backbone.lm.config.to_dict(),
+        }
+
+    @staticmethod
+    def load_policy(tensors: dict[str, Tensor], metadata: dict[str, Any], device: str = "cpu") -> SequencePolicy:
+        """The inverse of `export`."""
+        try:
+            settings = SequenceSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in metadata["settings"].items()})
+            spec = Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in metadata["spec"].items()})
+            statistics = Statistics(*(np.asarray(metadata["statistics"][k], np.float32) for k in ("mean", "std")))
+            with torch.random.fork_rng(devices=[]):
+                model = DecisionModel(deployed_model(metadata["lm_config"]), settings, spec, device)
+        except (KeyError, TypeError) as error:
+            raise LamoError(f"policy.json does not fit this lamo: {error}") from None
+        own = model.state_dict()
+        wanted = own.keys() - text_only_names(model)
+        if wanted - tensors.keys() or any(own[k].shape != tensors[k].shape for k in wanted):
+            raise LamoError("policy.safetensors does not fit policy.json; copy the whole policy folder again")
+        for name in wanted:  # in the format they were trained in, which may differ from what this machine would choose
+            own[name].data = tensors[name].to(own[name].dtype)
+        model.load_state_dict({k: tensors[k] for k in wanted}, strict=False)
+        return SequencePolicy(model.to(device), settings, spec, statistics)
+
+
+def text_only_names(model: DecisionModel) -> set[str]:
+    """Names of weights that only text uses: token embeddings and the language head."""
+    lm = model.backbone.lm
+    unused = {id(module.weight) for module in (lm.get_input_embeddings(), lm.get_output_embeddings()) if module is not None}
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in unused}
+
+
+class SequencePolicy:
+    """Acts on the last K steps of each episode and on the return still to be earned (DT, algorithm 1)."""
+
+    def __init__(self, model: DecisionModel, settings: SequenceSettings, spec: Spec, statistics: Statistics) -> None:
+        self.model, self.settings, self.spec = model, settings, spec
+        self.device = model.norm.weight.device
+        self.mean = torch.from_numpy(statistics.mean).to(self.device)
+        self.std = torch.from_numpy(statistics.std).to(self.device)
+        self.default_target: float | None = spec.targets[0] if spec.targets else None
+        self.low = None if spec.action_low is None else np.asarray(spec.action_low, np.float32)
+        self.high = None if spec.action_high is None else np.asarray(spec.action_high, np.float32)
+        self.n = 0
+
+    def reset(self, n: int = 1, targets: np.ndarray | None = None) -> None:
+        """Forget all context. `targets` (n,) in units of the environment's reward; None is the run's first target."""
+        if targets is None:
+            if self.default_target is None:
+                raise LamoError("this policy has no default return target; give targets to reset")
+            targets = np.full(n, self.default_target)
+        targets = np.asarray(targets, np.float64)
+        if targets.shape != (n,) or not np.isfinite(targets).all():
+            raise LamoError(f"reset needs {n} finite targets, got shape {targets.shape}")
+        k, spec, device = self.settings.context, self.spec, self.device
+        self.n = n
+        self.to_go = targets.copy()  # (n,) float64, unscaled
+        self.steps = np.zeros(n, np.int64)  # steps taken
+        self.returns_to_go = torch.zeros(n, k, device=device)
+        self.observations = torch.zeros(n, k, spec.observation_dim, device=device)
+        discrete = spec.action_kind == "discrete"
+        self.actions = torch.zeros((n, k) if discrete else (n, k, spec.action_dim), device=device, dtype=torch.long if discrete else torch.float32)
+        self.timesteps = torch.zeros(n, k, dtype=torch.long, device=device)
+
+    @torch.inference_mode()
+    def act(self, observations: Any, rewards: Any = None, rows: np.ndarray | None = None) -> np.ndarray:
+        """See `lamo.policy.Policy`. Context holds the newest K steps at its right end, as training windows do."""
+        if self.n == 0:
+            raise LamoError("policy.act before policy.reset: call reset(n) at the start of each episode")
+        observations = np.asarray(observations, np.float32)
+        single = observations.ndim == 1
+        if single:
+            observations = observations[None]
+        rows = np.arange(self.n) if rows is None else np.asarray(rows)
+        if observations.shape != (len(rows), self.spec.observation_dim):
+            raise LamoError(f"policy.act got observations of shape {observations.shape}, expected ({len(rows)}, {self.spec.observation_dim})")
+        if rewards is not None:
+            self.to_go[rows] -= np.asarray(rewards, np.float64).reshape(-1)
+        index = torch.from_numpy(rows).to(self.device)
+        everyone = len(rows) == self.n
+        new = {
+            "returns_to_go": torch.from_numpy((self.to_go[rows] / self.spec.return_scale).astype(np.float32)).to(self.device),
+            "observations": (torch.from_numpy(observations).to(self.device) - self.mean) / self.std,
+            "timesteps": torch.from_numpy(self.steps[rows]).to(self.device),
+        }
+        context = {}
+        for name in ("returns_to_go", "observations", "actions", "timesteps"):
+            buffer = getattr(self, name)
+            part = torch.roll(buffer if everyone else buffer[index], -1, dims=1)
+            if name in new:
+                part[:, -1] = new[name]
+            else:
+                part[:, -1] = 0
+            context[name] = part
+        self.steps[rows] += 1
+        # episodes of one batch may be of different age: as many steps as the oldest has, the younger masked on the left
+        age = np.minimum(self.steps[rows], self.settings.context)
+        length = int(age.max())
+        mask = None
+        if (age < length).any():
+            mask = torch.from_numpy(np.arange(length) >= length - age[:, None]).to(self.device)
+        self.model.eval()
+        predicted = self.model(*(context[name][:, -length:] for name in ("returns_to_go", "observations", "actions", "timesteps")), mask)[:, -1]
+        if self.spec.action_kind == "discrete":
+            chosen = predicted.argmax(-1)
+            actions = chosen.cpu().numpy()
+        else:
+            actions = predicted.cpu().numpy()
+            if self.low is not None:
+                actions = np.clip(actions, self.low, self.high)
+            chosen = torch.from_numpy(actions).to(self.device)
+        context["actions"][:, -1] = chosen
+        for name, part in context.items():
+            if everyone:
+                setattr(self, name, part)
+            else:
+                getattr(self, name)[index] = part
+        return actions[0] if single else actions

@@ -1,0 +1,102 @@
+"""Hyper-parameters of each algorithm, as frozen dataclasses: no torch here, so that `--help` answers at once.
+
+A docstring under a field is its help text on the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lamo.errors import LamoError
+
+
+@dataclass(frozen=True)
+class SequenceSettings:
+    """Return-conditioned sequence modelling: Decision Transformer, Wiki-RL and LaMo are settings of it (docs/method.md)."""
+
+    lm: str = "tiny"
+    """Language model: `tiny` (embedded), a Hugging Face folder, or a name on the Hugging Face hub. Unused with initialise=scratch."""
+    initialise: Literal["pretrained", "random", "scratch"] = "pretrained"
+    """Weights to start from: the LM's own; the LM's shape with random weights (the control); or a small GPT-2 of layers × width × heads."""
+    adapt: Literal["lora", "full", "frozen"] = "lora"
+    """What of the Transformer trains: LoRA adapters, everything, or nothing."""
+    layers: int = 3
+    """Transformer blocks when initialise=scratch (DT: 3)."""
+    width: int = 128
+    """Width of the Transformer when initialise=scratch (DT: 128)."""
+    heads: int = 1
+    """Attention heads when initialise=scratch (DT: 1)."""
+    lora_rank: int = 16
+    """Rank of the adapters on the query/key/value projections."""
+    lora_alpha: float = 32.0
+    """Adapters are scaled by lora_alpha / lora_rank."""
+    lora_dropout: float = 0.1
+    """Dropout on the adapters' input."""
+    lora_form: Literal["fused", "separate"] = "fused"
+    """One pair of matrices for GPT-2's fused qkv projection (peft's own form), or a pair each for q, k and v (the paper's count)."""
+    lora_bias: bool = False
+    """Train the biases of the adapted projections too, as the paper does."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Number format of a frozen base; auto is bfloat16 where the device multiplies it fast, float32 elsewhere. Trainable parts are float32."""
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    """Attention kernel; auto is eager on CPU (faster for short windows) and sdpa on CUDA."""
+    positions: Literal["off", "on"] = "off"
+    """GPT-2's own position embeddings on the control path; the timestep embedding does that work. Text always has them."""
+    embedding: Literal["mlp", "linear"] = "mlp"
+    """How return, state and action become tokens: W1 x + W2 gelu(W1 x), or one linear map."""
+    action_head: Literal["mlp", "linear"] = "mlp"
+    """From the state token to the action: Linear-GELU-Linear, or one linear map."""
+    tanh_head: bool = False
+    """Squash continuous actions into [-1, 1] by tanh."""
+    context: int = 20
+    """Steps (return, state, action) that the model sees, K."""
+    dropout: float = 0.1
+    """Dropout of the Transformer while it trains on behaviour (residual, attention and embedding)."""
+    learning_rate: float = 1e-4
+    """AdamW's learning rate for embeddings and heads (and all of a Transformer that is trained in full)."""
+    lm_learning_rate: float | None = None
+    """Learning rate of adapters, or of a pretrained Transformer trained in full; by default the same as learning_rate."""
+    weight_decay: float = 1e-5
+    """AdamW's weight decay, on matrices that train."""
+    warmup_steps: int = 500
+    """Steps of linear warm-up, constant after it (published: 2500, for runs of 100 000 steps)."""
+    clip: float = 0.25
+    """Largest norm of the gradient."""
+    language_weight: float = 0.1
+    """λ: total loss = action loss + λ · language cross-entropy; 0 costs nothing."""
+    corpus: tuple[str, ...] = ("self",)
+    """Text of the language loss: text file(s), a Hugging Face dataset name, `self` (sampled once from the LM itself, cached), or `none`."""
+    text_batch: int = 2
+    """Blocks of text per step."""
+    text_block: int = 1024
+    """Tokens per block of text; cut to the LM's context."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "lora_rank", "context", "text_batch", "text_block"):
+            if getattr(self, name) < 1:
+                raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
+        for name in ("dropout", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must lie in [0, 1)")
+        for name in ("learning_rate", "clip", "lora_alpha"):
+            if not getattr(self, name) > 0:
+                raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive")
+        if self.lm_learning_rate is not None and not self.lm_learning_rate > 0:
+            raise LamoError(f"--lm-learning-rate {self.lm_learning_rate} must be positive")
+        for name in ("language_weight", "weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must not be negative")
+        if self.initialise == "scratch":
+            if self.adapt != "full":
+                raise LamoError(f"--initialise scratch with --adapt {self.adapt} would leave random weights untrained; use --adapt full")
+            if self.language_weight > 0:
+                raise LamoError("--initialise scratch has no language model, so --language-weight must be 0")
+            if self.width % self.heads:
+                raise LamoError(f"--width {self.width} is not divisible by --heads {self.heads}")
+        if self.language_weight > 0 and self.corpus in ((), ("none",)):
+            raise LamoError("--corpus none with a --language-weight above 0; give a corpus or --language-weight 0")
+        if self.language_weight > 0 and self.adapt == "frozen":
+            raise LamoError("--adapt frozen trains nothing that reads text; use --language-weight 0")
+        if self.lora_form == "separate" and self.adapt != "lora":
+            raise LamoError(f"--lora-form separate has no effect with --adapt {self.adapt}; drop it")

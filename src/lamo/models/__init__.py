@@ -1,0 +1,1 @@
+"""Neural parts: language-model backbones, embeddings, and the decision model made of both."""

@@ -1,0 +1,291 @@
+"""Any Hugging Face causal language model as the Transformer of a decision model, and as a reader of text."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lamo.algorithms.settings import SequenceSettings
+from lamo.errors import LamoError
+from lamo.models.cpu import has_fast_bfloat16
+from lamo.models.cross_entropy import linear_cross_entropy
+
+EMBEDDED_LMS = {"tiny": "lm-tiny"}  # name -> folder in lamo.assets
+
+# Attention's query/key/value projections by the names that Hugging Face gives them.
+QKV_MODULES = (("c_attn",), ("query_key_value",), ("qkv_proj",), ("Wqkv",), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"))
+
+
+# ----------------------------------------------------------------------------------------------------------- loading
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Loading bars and advice of transformers stay out of the user's terminal; its errors become ours."""
+    from transformers.utils import logging as hf_logging
+
+    before = hf_logging.get_verbosity()
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def language_model_folder(lm: str) -> str:
+    """What `from_pretrained` is given for `lm`: the folder of an embedded model, a folder of the user's, or a hub name."""
+    if lm in EMBEDDED_LMS:
+        return str(resources.files("lamo.assets") / EMBEDDED_LMS[lm])
+    if Path(lm).is_dir():
+        return lm
+    if lm.startswith((".", "/", "~")) or lm.count("/") > 1 or os.sep in lm.replace("/", "", 1):
+        raise LamoError(f"--lm {lm}: no such folder; give a Hugging Face folder, a hub name, or one of: {', '.join(EMBEDDED_LMS)}")
+    return lm
+
+
+def _check_folder(lm: str, folder: str, *, weights: bool) -> None:
+    path = Path(folder)
+    if not path.is_dir():
+        return  # a hub name: the hub's own errors are translated by _explain
+    if not (path / "config.json").is_file():
+        raise LamoError(f"--lm {lm}: the folder has no config.json, so it is not a Hugging Face model; run `lamo lm pretrain` or save_pretrained")
+    if weights and not any(path.glob("*.safetensors")):
+        extra = " (only pickled .bin weights, which are never loaded: save them again as safetensors)" if any(path.glob("*.bin")) else ""
+        raise LamoError(f"--lm {lm}: the folder has no weights{extra}; it needs model.safetensors")
+    if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model")):
+        raise LamoError(f"--lm {lm}: the folder has no tokenizer (tokenizer.json or vocab.json + merges.txt); add the one the model was trained with")
+
+
+def _explain(lm: str, error: Exception) -> LamoError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if Path(lm).is_dir():
+        return LamoError(f"--lm {lm}: the folder cannot be loaded: {first}")
+    return LamoError(
+        f"--lm {lm}: neither a folder here nor to be had from the Hugging Face hub ({first}); "
+        f"give a folder, a hub name with a network, or one of: {', '.join(EMBEDDED_LMS)}"
+    )
+
+
+def load_language_model(lm: str, *, random_seed: int | None = None) -> tuple[Any, Any]:
+    """(model, tokenizer): a Hugging Face causal LM in float32 or its stored format, and a `tokenizers.Tokenizer`.
+
+    With `random_seed` the shape is the LM's and the weights are drawn anew. Only safetensors are read, and no code from a hub
+    is executed. Raises `LamoError` for an unknown name, a folder without weights or tokenizer, and a vocabulary that
+    does not fit its tokenizer.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = language_model_folder(lm)
+    _check_folder(lm, folder, weights=random_seed is None)
+    options: dict[str, Any] = {"trust_remote_code": False}
+    with _quiet_transformers():
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        try:
+            wrapped = AutoTokenizer.from_pretrained(folder, **options)
+            if random_seed is None:
+                model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+            else:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(random_seed)
+                    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **options), dtype=torch.float32)
+        except Exception as error:  # transformers raises a dozen kinds; each says in its first line what was wrong
+            raise _explain(lm, error) from None
+    tokenizer = getattr(wrapped, "backend_tokenizer", None)
+    if tokenizer is None:
+        raise LamoError(f"--lm {lm}: its tokenizer has no fast form (tokenizer.json); convert it with AutoTokenizer(...).save_pretrained")
+    rows, largest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values(), default=0)
+    if largest >= rows:
+        raise LamoError(f"--lm {lm}: its tokenizer has ids up to {largest}, its embedding only {rows} rows; the vocabulary does not fit the tokenizer")
+    return model, tokenizer
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 over names and bytes of all weights, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------- backbone
+
+
+class SplitProjection(nn.Module):
+    """GPT-2's fused (d -> 3d) projection as three, so that q, k and v can have adapters of their own (the paper's 0.73 %)."""
+
+    def __init__(self, fused: Any) -> None:
+        super().__init__()
+        d_in, d_out = fused.weight.shape  # Conv1D stores (in, out)
+        for i, name in enumerate(("q", "k", "v")):
+            part = nn.Linear(d_in, d_out // 3)
+            columns = slice(i * d_out // 3, (i + 1) * d_out // 3)
+            part.weight = nn.Parameter(fused.weight.detach()[:, columns].T.contiguous())
+            part.bias = nn.Parameter(fused.bias.detach()[columns].clone())
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+
+
+class Backbone(nn.Module):
+    """A causal LM read two ways: embeddings in, hidden states out (control); token ids in, loss out (text).
+
+    On the control path GPT-2's position embeddings are off (`positions="off"`): one zero row is appended to `wpe` and the
+    position ids point at it, which is exact in any number format. Rotary models have no such table; they keep their relative positions.
+    """
+
+    def __init__(self, lm: Any, settings: SequenceSettings, device: str | torch.device = "cpu") -> None:
+        super().__init__()
+        device = torch.device(device)
+        self.lm = lm
+        self.width: int = lm.get_input_embeddings().weight.shape[1]
+        self.vocabulary: int = lm.get_input_embeddings().weight.shape[0]
+        self.text_context: int = getattr(lm.config, "max_position_embeddings", None) or 1024
+        frozen = settings.adapt != "full"
+        for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"):
+            if hasattr(lm.config, name):
+                setattr(lm.config, name, settings.dropout)
+        for module in lm.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = settings.dropout
+        kernel = settings.attention if settings.attention != "auto" else ("sdpa" if device.type == "cuda" else "eager")
+        lm.set_attn_implementation(kernel)
+        self.zero_position: int | None = None
+        base = lm.base_model
+        if settings.positions == "off" and isinstance(getattr(base, "wpe", None), nn.Embedding):
+            self.zero_position = base.wpe.num_embeddings
+            table = nn.Embedding(self.zero_position + 1, self.width, padding_idx=self.zero_position)  # padding_idx: it never trains
+            table.weight = nn.Parameter(torch.cat([base.wpe.weight.detach(), base.wpe.weight.new_zeros(1, self.width)]))
+            base.wpe = table
+        self.base_dtype = base_dtype(settings, device, frozen)
+        lm.to(self.base_dtype).requires_grad_(not frozen)
+        if settings.adapt == "lora":
+            self._add_adapters(settings)
+        # activations of a Transformer that trains in full: bfloat16 products where they are fast, weights stay float32
+        self.autocast = settings.dtype != "float32" and not frozen and (device.type == "cuda" or has_fast_bfloat16())
+
+    def _add_adapters(self, settings: SequenceSettings) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        names = {name.rsplit(".", 1)[-1] for name, _ in self.lm.base_model.named_modules()}
+        targets = next((list(t) for t in QKV_MODULES if set(t) <= names), None)
+        if targets is None:
+            raise LamoError(f"--adapt lora: no query/key/value projections found in a {self.lm.config.model_type} model; use --adapt full or frozen")
+        if settings.lora_form == "separate" and targets == ["c_attn"]:
+            for block in self.lm.base_model.h:
+                block.attn.c_attn = SplitProjection(block.attn.c_attn)
+            targets = [r".*\.c_attn\.[qkv]"]
+        config = LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules=targets[0] if len(targets) == 1 and "*" in targets[0] else targets,
+            bias="lora_only" if settings.lora_bias else "none",
+            fan_in_fan_out=targets == ["c_attn"],
+        )
+        inject_adapter_in_model(config, self.lm)
+        for name, parameter in self.lm.named_parameters():
+            adapter = "lora_" in name
+            bias = settings.lora_bias and name.endswith("base_layer.bias")
+            parameter.requires_grad_(adapter or bias)
+            if adapter:
+                parameter.data = parameter.data.float()
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Hidden states (B, T, d) float32 of input embeddings `tokens` (B, T, d); `mask` (B, T) is True where a token is real.
+
+        Without `mask` all tokens are real. Attention is causal; padding is seen by nobody.
+        """
+        length = tokens.shape[1]
+        positions = None
+        if self.zero_position is not None:
+            positions = torch.full((1, length), self.zero_position, dtype=torch.long, device=tokens.device)
+        elif mask is not None:
+            positions = (mask.long().cumsum(1) - 1).clamp_min(0)
+        # Always a ready 4-D mask: given a constant `position_ids` and no mask, transformers would take every token for a sequence of its own.
+        bias = attention_bias(length, mask, self.base_dtype, tokens.device)
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
+            output = self.lm.base_model(
+                inputs_embeds=tokens.to(self.base_dtype), attention_mask=bias, position_ids=positions, use_cache=False
+            )
+        return output.last_hidden_state.float()
+
+    def text_loss(self, ids: Tensor) -> Tensor:
+        """Mean next-token cross-entropy in nats of blocks `ids` (b, T + 1) int64, with position embeddings."""
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.autocast):
+            hidden = self.lm.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+        weight = self.lm.get_output_embeddings().weight
+        flat = hidden.reshape(-1, hidden.shape[-1]).to(weight.dtype)
+        return linear_cross_entropy(flat, weight, ids[:, 1:].reshape(-1))
+
+
+def base_dtype(settings: SequenceSettings, device: torch.device, frozen: bool) -> torch.dtype:
+    """Number format of the Transformer's weights: a frozen base may be bfloat16, a trained one is float32."""
+    if not frozen:
+        return torch.float32
+    if settings.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" or has_fast_bfloat16() else torch.float32
+    return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
+
+
+def attention_bias(length: int, mask: Tensor | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Additive attention mask, (1 or B, 1, T, T): 0 where query i may see key j (j <= i and j real), else the lowest number.
+
+    ```
+    T = 4, first token padded        keys
+                                 p  1  2  3
+                     queries  p  -  -  -  -     (a padded query's output is never used)
+                              1  -  0  -  -
+                              2  -  0  0  -
+                              3  -  0  0  0
+    ```
+    """
+    visible = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
+    if mask is not None:
+        visible = visible & mask[:, None, None, :]
+    return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, torch.finfo(dtype).min)
+
+
+def scratch_model(settings: SequenceSettings, seed: int) -> Any:
+    """DT's Transformer: a GPT-2 of layers × width × heads with ReLU and no vocabulary, random weights drawn from `seed`."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=1,
+        n_positions=1,
+        n_embd=settings.width,
+        n_layer=settings.layers,
+        n_head=settings.heads,
+        activation_function="relu",
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(config)
+
+
+def deployed_model(config: dict[str, Any]) -> Any:
+    """An LM of the shape in `config` (a Hugging Face config as a dict) with a vocabulary of one token: acting reads no text."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    values = {**config, "vocab_size": 1, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=torch.float32)
+
+
+Initialise = Literal["pretrained", "random", "scratch"]
