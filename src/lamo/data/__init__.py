@@ -1,5 +1,7 @@
 """Logs of behaviour: reading, checking, sampling. numpy only: no torch, no environment."""
 
 from lamo.data.episodes import Episodes, Statistics
+from lamo.data.sources import SOURCES, load_episodes
+from lamo.data.windows import WindowBatch, Windows
 
-__all__ = ["Episodes", "Statistics"]
+__all__ = ["SOURCES", "Episodes", "Statistics", "WindowBatch", "Windows", "load_episodes"]

@@ -63,7 +63,9 @@ class Episodes:
 
         steps, episodes = len(self.rewards), len(self.offsets) - 1
         need(steps > 0, "holds no steps; an offline dataset needs at least one transition")
-        need(self.observations.ndim == 2 and self.observations.dtype == np.float32, "observations must be (N, S) float32")
+        need(
+            self.observations.ndim == 2 and self.observations.dtype == np.float32, "observations must be (N, S) float32"
+        )
         discrete = self.actions.ndim == 1 and self.actions.dtype == np.int64
         need(
             discrete or (self.actions.ndim == 2 and self.actions.dtype == np.float32),
@@ -73,7 +75,9 @@ class Episodes:
         for key in ("observations", "actions"):
             count = len(getattr(self, key))
             need(count == steps, f"{key} has {count} rows but rewards has {steps}; every array needs one row per step")
-        need(self.offsets.dtype == np.int64 and episodes > 0, "offsets must be (E + 1,) int64 with at least one episode")
+        need(
+            self.offsets.dtype == np.int64 and episodes > 0, "offsets must be (E + 1,) int64 with at least one episode"
+        )
         need(
             self.offsets[0] == 0 and self.offsets[-1] == steps and bool((np.diff(self.offsets) > 0).all()),
             f"offsets must rise strictly from 0 to {steps}",
@@ -122,7 +126,7 @@ class Episodes:
 
     @cached_property
     def returns_to_go(self) -> np.ndarray:
-        """(N,) float64: the rewards from this step on, this step's included, to the end of its episode (paper, section 2).
+        """(N,) float64: sum of rewards from this step on, its own included, to its episode's end (paper, section 2).
 
         Summed backwards inside each episode: a difference of sums over the whole log would lose digits. Computed once.
         """
@@ -148,7 +152,8 @@ class Episodes:
 
         `ratio` lies in (0, 1]; the number of episodes is rounded down. The best episode is as likely as any other
         (the paper's released code always drops it). With one seed a smaller ratio picks a subset of a larger one's.
-        The chosen numbers are `ids` of the result. Raises `LamoError` for a ratio outside (0, 1] or one that leaves none.
+        The chosen numbers are `ids` of the result. Raises `LamoError` for a ratio outside (0, 1] or one that leaves
+        none.
         """
         if not 0 < ratio <= 1:  # also refuses NaN
             raise LamoError(f"ratio {ratio} is outside (0, 1]; 0.1 keeps a tenth of the episodes, 1 keeps all")
@@ -166,7 +171,7 @@ class Episodes:
         return replace(picked, metadata={**picked.metadata, "ratio": float(ratio), "ratio_seed": int(seed)})
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Episodes:
-        """The episodes at these positions (0 … E - 1), in this order. Raises `LamoError` for none or one out of range."""
+        """The episodes at these positions (0 … E - 1), in this order. `LamoError` for none, or one out of range."""
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(chosen) == 0:
             raise LamoError(f"{self.source}: no episode is selected; name at least one")
@@ -199,7 +204,7 @@ class Episodes:
                 continue
             value = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
             sha.update(f"{key} {value.dtype.str} {value.shape}\n".encode())
-            sha.update(memoryview(value).cast("B") if value.size else b"")
+            sha.update(value.data)
         return sha.hexdigest()
 
     def validate(self, source: str | None = None) -> Episodes:

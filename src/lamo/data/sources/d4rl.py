@@ -1,10 +1,12 @@
-"""D4RL's flat HDF5 layout, read and written: `observations`, `actions`, `rewards`, `terminals`, `timeouts`, one row per step."""
+"""D4RL's flat HDF5 layout, read and written: `observations`, `actions`, `rewards`, `terminals`, `timeouts`."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,12 @@ class H5Column:
         size = max(chunk, BLOCK // chunk * chunk)  # whole chunks: each is unpacked once
         return (self.data[start : start + size] for start in range(0, self.shape[0], size))
 
-    def read_into(self, out: np.ndarray) -> None:
-        if self.shape == out.shape and self.dtype.kind == out.dtype.kind:
-            self.data.read_direct(out)  # HDF5 converts float64 to float32 on the way
-            return
-        row = 0
-        for block in self.blocks():
-            out[row : row + len(block)] = block.reshape(len(block), *out.shape[1:])
-            row += len(block)
+    def read_direct(self, out: np.ndarray) -> bool:
+        """Fill `out` where HDF5 itself can (float64 to float32 on the way); say whether that was so."""
+        fits = self.shape == out.shape and self.dtype.kind == out.dtype.kind
+        if fits and out.size:
+            self.data.read_direct(out)
+        return fits
 
 
 @contextmanager
@@ -57,10 +57,14 @@ def read_d4rl(path: Path, source: str) -> Episodes:
     """
     with open_hdf5(path, source) as file:
         columns = {key: H5Column(value) for key, value in file.items() if isinstance(value, h5py.Dataset)}
-        notes = file.get("metadata")
-        notes = notes if isinstance(notes, h5py.Group) else None
+        group = file.get("metadata")
+        notes: dict[str, h5py.Dataset] = (
+            {key: value for key, value in group.items() if isinstance(value, h5py.Dataset)}
+            if isinstance(group, h5py.Group)
+            else {}
+        )
         attributes = {key: plain(value) for key, value in file.attrs.items()}
-        attributes |= {key: plain(value[()]) for key, value in (notes or {}).items() if getattr(value, "shape", None) == ()}
+        attributes |= {key: plain(value[()]) for key, value in notes.items() if value.shape == ()}
         infos = file.get("infos")
         metadata = {
             "source": source,
@@ -71,18 +75,22 @@ def read_d4rl(path: Path, source: str) -> Episodes:
             "attributes": attributes,
             "infos": sorted(infos) if isinstance(infos, h5py.Group) else [],
         }
-        return _own_notes(flat_episodes(columns, source, metadata), notes)
+        return _own_notes(flat_episodes(columns, source, metadata), notes).validate()
 
 
 def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, Any] | None = None) -> Path:
     """Write D4RL's flat layout (gzip and shuffle) beside `path`, then rename it into place; return the path.
 
-    `attributes` become attributes of the file (`env_id` names the environment). What the flat layout cannot say is kept
-    under `metadata/`, which D4RL's readers pass over: `final_observations` (E, S), episode `ids` (E,) and which episodes
-    are `unfinished` (E,): one that is not the last is closed by a timeout in the flat arrays, else it would run into the
-    next. Equal episodes and attributes give equal bytes.
+    `attributes` become attributes of the file; those that are None are left out. `env_id`, `action_low` and `action_high`
+    are taken from the episodes' metadata unless given. What the flat layout cannot say is kept under `metadata/`, which
+    D4RL's readers pass over: `final_observations` (E, S), episode `ids` (E,) and which are `unfinished` (E,): one that is
+    not the last is closed by a timeout in the flat arrays, else it would run into the next.
+    Equal episodes and attributes give equal bytes. Raises `LamoError` where the file cannot be written.
     """
     path = Path(path)
+    known = {"env_id": "env", "action_low": "action_low", "action_high": "action_high"}
+    carried = {key: episodes.metadata.get(name) for key, name in known.items()} | dict(attributes or {})
+    attributes = {key: value for key, value in carried.items() if value is not None}
     last = episodes.offsets[1:] - 1
     terminals, timeouts = np.zeros(episodes.steps, bool), np.zeros(episodes.steps, bool)
     terminals[last] = episodes.terminated
@@ -103,15 +111,18 @@ def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, An
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(beside, "w") as file:
-            for key, value in (attributes or {}).items():
-                file.attrs[key] = value
+            for key, value in attributes.items():
+                file.attrs[key] = json.dumps(value) if isinstance(value, dict) else value
             for key, value in arrays.items():
-                file.create_dataset(key, data=value, compression="gzip", compression_opts=9, shuffle=True, track_times=False)
+                file.create_dataset(
+                    key, data=value, compression="gzip", compression_opts=9, shuffle=True, track_times=False
+                )
         os.replace(beside, path)
     except OSError as error:
         raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # renamed by now, unless something failed
+            beside.unlink()
     return path
 
 
@@ -127,19 +138,21 @@ def plain(value: Any) -> Any:
 
 
 def _bound(value: Any) -> list[float] | None:
-    return [float(item) for item in value] if isinstance(value, list) and value else None
+    numbers = isinstance(value, list) and value and all(isinstance(item, int | float) for item in value)
+    return [float(item) for item in value] if numbers else None
 
 
-def _own_notes(episodes: Episodes, notes: h5py.Group | None) -> Episodes:
-    """Take back what `write_d4rl` left under `metadata/`; files by others that happen to use a name of ours keep theirs."""
-    if notes is None or not {"ids", "unfinished"} <= set(notes) or notes["ids"].shape != (len(episodes),):
+def _own_notes(episodes: Episodes, notes: dict[str, h5py.Dataset]) -> Episodes:
+    """Take back what `write_d4rl` left under `metadata/`."""
+    count = (len(episodes),)
+    if any(key not in notes or notes[key].shape != count for key in ("ids", "unfinished")):
         return episodes
-    unfinished = notes["unfinished"][:].astype(bool)
-    final = notes["final_observations"][:] if "final_observations" in notes else episodes.final_observations
-    return Episodes(
-        **{key: getattr(episodes, key) for key in ("observations", "actions", "rewards", "offsets", "terminated")},
-        truncated=episodes.truncated & ~unfinished,
-        ids=notes["ids"][:].astype(np.int64),
+    final = episodes.final_observations
+    if "final_observations" in notes:
+        final = np.asarray(notes["final_observations"][()], np.float32)
+    return replace(
+        episodes,
+        truncated=episodes.truncated & ~np.asarray(notes["unfinished"][()], bool),
+        ids=np.asarray(notes["ids"][()], np.int64),
         final_observations=final,
-        metadata=episodes.metadata,
-    ).validate()
+    )

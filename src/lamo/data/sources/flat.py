@@ -3,7 +3,7 @@
     observations  o0 o1 o2 o3 o4 o5     one row per step
     terminals      .  .  1  .  .  .     the environment ended the episode at this step
     timeouts       .  .  .  .  1  .     a time limit ended it at this step
-    episode        0  0  0  1  1  2     a cut after each row with either; what follows the last cut is kept as unfinished
+    episode        0  0  0  1  1  2     a cut after each row with either; the rest is kept as unfinished
 
 Nothing is dropped and nothing moved by a row: each step stays with its own observation, action and reward.
 """
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lamo.data.episodes import BLOCK, Episodes
+from lamo.data.episodes import Episodes
 from lamo.errors import LamoError, warn
 
 TERMINALS = ("terminals", "terminations")
@@ -38,13 +38,13 @@ class Column(Protocol):
 
 def read_into(column: Column, out: np.ndarray) -> np.ndarray:
     """Copy a column into `out` (N, …) without a second whole copy of it; values are cast to `out`'s type."""
-    direct: Callable[[np.ndarray], None] | None = getattr(column, "read_into", None)
-    if direct is not None:
-        direct(out)
+    direct: Callable[[np.ndarray], bool] | None = getattr(column, "read_direct", None)
+    if direct is not None and direct(out):
         return out
     row = 0
     for block in column.blocks():
-        out[row : row + len(block)] = block.reshape(len(block), *out.shape[1:])
+        with np.errstate(over="ignore"):  # a float64 too large for float32 becomes inf, which `validate` reports
+            out[row : row + len(block)] = block.reshape(len(block), *out.shape[1:])
         row += len(block)
     return out
 
@@ -88,23 +88,29 @@ def check_fits(wanted: int, source: str) -> None:
         except (AttributeError, ValueError, OSError):  # Windows: numpy's own MemoryError has to do
             return
     if wanted > free:
-        raise LamoError(f"{source}: says it holds {wanted / 2**30:.1f} GiB but {free / 2**30:.1f} GiB of memory are free")
+        raise LamoError(
+            f"{source}: says it holds {wanted / 2**30:.1f} GiB but {free / 2**30:.1f} GiB of memory are free"
+        )
 
 
 def action_type(shape: tuple[int, ...], dtype: np.dtype, source: str) -> tuple[tuple[int, ...], type[np.generic]]:
     """Shape after the first axis and type of the actions in `Episodes`: () and int64, or (A,) and float32."""
     if dtype.kind not in "fiu":
-        raise LamoError(f"{source}: actions has type {dtype}, which is neither a choice (integers) nor a vector (floats)")
+        raise LamoError(
+            f"{source}: actions has type {dtype}, which is neither a choice (integers) nor a vector (floats)"
+        )
     width = int(np.prod(shape[1:], dtype=np.int64))
     if dtype.kind == "f":
         return (width,), np.float32
     if width != 1:
-        raise LamoError(f"{source}: actions are {width} integers per step; only one discrete action per step is supported")
+        raise LamoError(
+            f"{source}: actions are {width} integers per step; only one discrete action per step is supported"
+        )
     return (), np.int64
 
 
 def flat_episodes(columns: Mapping[str, Column], source: str, metadata: dict[str, Any]) -> Episodes:
-    """Columns of D4RL's layout -> validated Episodes.
+    """Columns of D4RL's layout -> Episodes, whose values the caller has yet to `validate`.
 
     Needs `observations`, `actions`, `rewards` and at least one of `terminals` and `timeouts` (Gymnasium's names
     `terminations` and `truncations` do as well). `next_observations` gives what was seen after the last action of each
@@ -163,10 +169,12 @@ def flat_episodes(columns: Mapping[str, Column], source: str, metadata: dict[str
         ids=np.arange(len(cuts), dtype=np.int64),
         final_observations=final,
         metadata=metadata,
-    ).validate()
+    )
 
 
 def _vector(column: Column, key: str, dtype: np.dtype, source: str) -> np.ndarray:
     if int(np.prod(column.shape[1:], dtype=np.int64)) != 1 or column.dtype.kind not in "fiub":
-        raise LamoError(f"{source}: {key} has shape {column.shape} and type {column.dtype}; it must be one number per step")
+        raise LamoError(
+            f"{source}: {key} has shape {column.shape} and type {column.dtype}; it must be one number per step"
+        )
     return read_into(column, np.empty(column.shape[0], dtype))

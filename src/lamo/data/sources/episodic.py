@@ -1,0 +1,169 @@
+"""Episodes that lie one by one in their source -> flat arrays: first a pass over lengths, then one over values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from lamo.data.episodes import Episodes
+from lamo.data.sources.flat import action_type, check_fits
+from lamo.errors import LamoError, warn
+
+Encoder = Callable[[np.ndarray], np.ndarray]
+
+
+class Array(Protocol):
+    """What h5py, numpy and the pickle reader's arrays have in common."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
+class Record(Protocol):
+    """One episode of a source, its arrays not yet read."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def label(self) -> str:
+        """How messages call it: `episode_3`."""
+        ...
+
+    def get(self, key: str) -> Any:
+        """The array under `key` (a path with slashes), or None. Raises nothing."""
+        ...
+
+    def keys(self) -> list[str]:
+        """The names that are there, for messages."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some columns of the observation: where they lie, how many, and how a raw value becomes numbers."""
+
+    key: str
+    width: int
+    encode: Encoder | None = None
+
+
+def need(record: Record, key: str, source: str) -> Array:
+    """The array under `key`. Raises `LamoError`, naming the keys that are there, if it is not or has no axis."""
+    value = record.get(key)
+    if value is None:
+        present = ", ".join(sorted(record.keys())) or "none"
+        raise LamoError(f"{source}: {record.label}: key {key!r} is missing; the keys present are {present}")
+    if len(value.shape) == 0:
+        raise LamoError(f"{source}: {record.label}: {key} is a single value, not an array with one row per step")
+    return value
+
+
+def gather(
+    records: Callable[[], Iterable[Record]],
+    parts: list[Part],
+    flags: tuple[str, str],
+    source: str,
+    metadata: dict[str, Any],
+) -> Episodes:
+    """Episodes from records, which are walked through twice.
+
+    `flags` names the arrays whose last value says that the environment, or a time limit, ended the episode; an absent
+    one counts as False. Observations may have one row more than actions: it becomes `final_observations`, as does the
+    last of `next_observations`. Episodes of no steps are left out, with a warning. Raises `LamoError` for the rest.
+    """
+    ids: list[int] = []
+    lengths: list[int] = []
+    empty: list[str] = []
+    inner: tuple[int, ...] = ()
+    kind: type[np.generic] = np.float32
+    for record in records():
+        steps = int(need(record, "rewards", source).shape[0])
+        if steps == 0:
+            empty.append(record.label)
+            continue
+        if not ids:
+            actions = need(record, "actions", source)
+            inner, kind = action_type(actions.shape, actions.dtype, source)
+        ids.append(record.id)
+        lengths.append(steps)
+    if not ids:
+        raise LamoError(f"{source}: holds no steps; an offline dataset needs at least one transition")
+    if empty:
+        warn(f"{source}: {len(empty)} episodes of no steps are left out, the first is {empty[0]}")
+
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    total, width = int(offsets[-1]), sum(part.width for part in parts)
+    check_fits(total * (4 * width + np.dtype(kind).itemsize * int(np.prod(inner)) + 4), source)
+    observations = np.empty((total, width), np.float32)
+    final = np.full((len(ids), width), np.nan, np.float32)
+    actions = np.empty((total, *inner), kind)
+    rewards = np.empty(total, np.float32)
+    ended = {key: np.zeros(len(ids), bool) for key in flags}
+    inside = 0
+    filled = 0
+    for record in records():
+        steps = int(need(record, "rewards", source).shape[0])
+        if steps == 0:
+            continue
+        span = slice(int(offsets[filled]), int(offsets[filled + 1]))
+        rewards[span] = _rows(record, "rewards", (), steps, source)
+        data = need(record, "actions", source)
+        if action_type(data.shape, data.dtype, source) != (inner, kind):
+            raise LamoError(f"{source}: {record.label}: actions {data.shape} {data.dtype} differ from those before")
+        actions[span] = _rows(record, "actions", inner, steps, source)
+        column = 0
+        for part in parts:
+            here = slice(column, column + part.width)
+            column += part.width
+            count = need(record, part.key, source).shape[0]
+            values = _rows(record, part.key, None, steps + (count == steps + 1), source)
+            values = part.encode(values) if part.encode else values.reshape(len(values), -1)
+            if values.shape[1] != part.width:
+                raise LamoError(
+                    f"{source}: {record.label}: {part.key} has {values.shape[1]} numbers per step, others {part.width}"
+                )
+            observations[span, here] = values[:steps]
+            if len(values) > steps:
+                final[filled, here] = values[steps]
+            elif record.get("next_observations") is not None:
+                following = _rows(record, "next_observations", (width,), steps, source)
+                final[filled] = following[-1]
+        for key, out in ended.items():
+            if record.get(key) is not None:
+                flag = _rows(record, key, (), steps, source)
+                out[filled] = flag[-1] != 0
+                inside += int(np.count_nonzero(flag[:-1]))
+        filled += 1
+    return Episodes(
+        observations=observations,
+        actions=actions,
+        rewards=rewards,
+        offsets=offsets,
+        terminated=ended[flags[0]],
+        truncated=ended[flags[1]],
+        ids=np.array(ids, np.int64),
+        final_observations=None if np.isnan(final).all() else final,
+        metadata={**metadata, "ends_inside": inside},
+    ).validate()
+
+
+def _rows(record: Record, key: str, inner: tuple[int, ...] | None, steps: int, source: str) -> np.ndarray:
+    """All rows of an array, (steps, *inner); `inner` None keeps the shape. `LamoError` where they do not match."""
+    data = need(record, key, source)
+    if data.dtype.kind not in "fiub":
+        raise LamoError(f"{source}: {record.label}: {key} has type {data.dtype}, which is not a number")
+    if data.shape[0] != steps:
+        raise LamoError(
+            f"{source}: {record.label}: arrays have different lengths ({key} {data.shape[0]}, "
+            f"rewards {need(record, 'rewards', source).shape[0]}); every array needs one row per step"
+        )
+    if inner is not None and int(np.prod(data.shape[1:])) != int(np.prod(inner)):
+        raise LamoError(f"{source}: {record.label}: {key} has shape {tuple(data.shape)}, expected {(steps, *inner)}")
+    values = data[0:steps]
+    return values if inner is None else values.reshape(steps, *inner)
