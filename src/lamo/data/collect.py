@@ -1,0 +1,202 @@
+"""Environment + behaviour policy -> Episodes: `lamo data collect`, which also made the embedded Reacher2d dataset."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamo.data.behaviour import Behaviour, RandomBehaviour, load_sb3, train_ppo
+from lamo.data.episodes import Episodes
+from lamo.data.sources.d4rl import write_d4rl
+from lamo.envs.pool import EnvPool, collection_seed
+from lamo.errors import LamoError
+from lamo.tasks import env_family
+
+PARALLEL = 50
+_VERSIONED = ("lamo", "numpy", "gymnasium", "mujoco", "stable-baselines3", "torch")
+
+
+def collect(
+    task_or_env: str,
+    episodes: int,
+    out: str | Path | None = None,
+    *,
+    policy: str = "train:medium",
+    seed: int = 0,
+    horizon: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Episodes:
+    """Record `episodes` episodes of a behaviour policy and, with `out`, write them as D4RL's HDF5 -> Episodes.
+
+    `task_or_env`: `reacher2d`, a task's name, or a Gymnasium id. `policy`: `random`; `train` or `train:SKILL` (PPO of
+    Stable-Baselines3, stopped at that skill: `medium` (default) or `expert`); `sb3:FILE.zip`; or the folder of a run.
+    `horizon`: steps after which an episode is cut, default the environment's own. `progress` is told one line now and
+    then. Behaviour acts stochastically; recorded actions are the ones executed, after clipping. Same arguments, machine
+    and versions: same episodes. Episode e is reset with `collection_seed(seed, e)`, below every evaluation seed. Raises
+    `LamoError` for what does not exist or fit, an `out` that exists, and a trained policy that misses its skill's band
+    of returns.
+    """
+    family = env_family(task_or_env)
+    path = None if out is None else Path(out)
+    if path is not None and path.exists():
+        raise LamoError(f"{path} exists; choose another --out or remove it")
+    if episodes < 1:
+        raise LamoError(f"cannot collect {episodes} episodes; give 1 or more")
+    collection_seed(seed, episodes - 1)
+    with EnvPool(family.env) as pool:
+        limit = horizon or pool.max_episode_steps
+        if limit is None:
+            raise LamoError(f"{family.env} has no limit of steps of its own; give --horizon")
+        kind, _, argument = policy.partition(":")
+        band: tuple[float, float] | None = None
+        notes: dict[str, Any] = {}
+        if kind == "train":
+            skill = argument or "medium"
+            behaviour, notes = train_ppo(pool, skill, dict(family.skills), seed, progress)
+            band = family.skills[skill]
+            notes["policy_description"] = f"PPO (stable-baselines3) stopped at skill {skill!r}, acting stochastically"
+        elif policy == "random":
+            behaviour = RandomBehaviour(pool)
+            notes["policy_description"] = "uniformly random"
+        elif kind == "sb3":
+            behaviour, notes = load_sb3(Path(argument), pool)
+            notes["policy_description"] = "Stable-Baselines3 actor read from a zip, acting stochastically"
+        else:
+            behaviour = _RunBehaviour(policy)
+            notes["policy_description"] = "policy of a lamo run"
+        recorded = record(pool, behaviour, episodes, seed, limit, progress)
+    mean = float(recorded.returns.mean())
+    if band and not band[0] <= mean <= band[1]:
+        raise LamoError(
+            f"the recorded mean return is {mean:.1f}, outside {band[0]:.0f} to {band[1]:.0f} of {policy!r}; try another --seed"
+        )
+    command = ["lamo", "data", "collect", "--task", task_or_env, "--episodes", str(episodes), "--seed", str(seed), "--policy"]
+    # Names, not places: a dataset should not tell of the machine that made it.
+    command += [policy if kind in ("train", "random") else f"{'sb3:' if kind == 'sb3' else ''}{Path(argument or policy).name}"]
+    command += ["--horizon", str(horizon)] if horizon else []
+    command += ["--out", path.name] if path else []
+    attributes = {
+        "env_id": family.env,
+        "policy": command[command.index("--policy") + 1],
+        **notes,
+        "seed": seed,
+        "reset_seeds": f"{collection_seed(seed, 0)} to {collection_seed(seed, episodes - 1)}",
+        "episodes": episodes,
+        "max_episode_steps": limit,
+        "return_mean": mean,
+        "command": shlex.join(command),
+        "versions": json.dumps(_versions()),
+    }
+    if not pool.discrete:
+        attributes["action_low"] = np.asarray(pool.action_low, np.float64)
+        attributes["action_high"] = np.asarray(pool.action_high, np.float64)
+    recorded.metadata["attributes"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in attributes.items()}
+    if path is not None:
+        write_d4rl(recorded, path, attributes)
+    return recorded
+
+
+def record(
+    pool: EnvPool,
+    behaviour: Behaviour,
+    episodes: int,
+    seed: int,
+    horizon: int,
+    progress: Callable[[str], None] | None = None,
+) -> Episodes:
+    """The loop of `collect`: step up to `PARALLEL` episodes together, each with its own reset seed and its own
+    generator of noise.
+    """
+    logs: list[_Log] = []
+    for first in range(0, episodes, PARALLEL):
+        seeds = [collection_seed(seed, e) for e in range(first, min(first + PARALLEL, episodes))]
+        batch = [_Log() for _ in seeds]
+        behaviour.reset([np.random.default_rng(s) for s in seeds])
+        rows = np.arange(len(seeds))
+        observations, rewards = pool.reset(seeds), None
+        for step in range(horizon):
+            actions = pool.clip(behaviour.act(observations, rewards, rows))
+            after, rewards, terminated, truncated = pool.step(rows, actions)
+            truncated |= step == horizon - 1
+            for i, row in enumerate(rows):
+                batch[row].add(observations[i], actions[i], rewards[i], after[i], terminated[i], truncated[i])
+            going = ~(terminated | truncated)
+            rows, observations, rewards = rows[going], after[going], rewards[going]
+            if len(rows) == 0:
+                break
+        logs += batch
+        if progress:
+            progress(f"collected {len(logs)} of {episodes} episodes, mean return {np.mean([sum(log.rewards) for log in logs]):.1f}")
+    return Episodes(
+        observations=np.concatenate([np.stack(log.observations) for log in logs]).astype(np.float32),
+        actions=np.concatenate([np.stack(log.actions) for log in logs]).astype(np.int64 if pool.discrete else
+        np.float32), rewards=np.concatenate([np.array(log.rewards, np.float32) for log in logs]),
+        offsets=np.concatenate([[0], np.cumsum([len(log.rewards) for log in logs])]).astype(np.int64),
+        terminated=np.array([log.terminated for log in logs]), # An episode that ends both ways was ended by the
+        environment: nothing follows a terminal state. truncated=np.array([log.truncated and not log.terminated for log
+        in logs]), ids=np.arange(len(logs), dtype=np.int64), final_observations=np.stack([log.after for log in
+        logs]).astype(np.float32), metadata={
+            "source": pool.env_id,
+            "format": "collected",
+            "env": pool.env_id,
+            "action_low": None if pool.action_low is None else pool.action_low.tolist(),
+            "action_high": None if pool.action_high is None else pool.action_high.tolist(),
+            "attributes": {},
+            "infos": [],
+        },
+    )
+
+
+class _Log:
+    """One episode while it is recorded."""
+
+    def __init__(self) -> None:
+        self.observations: list[NDArray[np.float32]] = []
+        self.actions: list[Any] = []
+        self.rewards: list[float] = []
+        self.after: NDArray[np.float32] = np.empty(0, np.float32)
+        self.terminated = self.truncated = False
+
+    def add(self, observation: Any, action: Any, reward: float, after: Any, terminated: bool, truncated: bool) -> None:
+        self.observations.append(observation)
+        self.actions.append(action)
+        self.rewards.append(float(reward))
+        self.after, self.terminated, self.truncated = after, bool(terminated), bool(truncated)
+
+
+class _RunBehaviour:
+    """A trained policy of lamo, from its run folder, asked for its default target."""
+
+    def __init__(self, folder: str) -> None:
+        if not Path(folder).is_dir():
+            raise LamoError(f"unknown --policy {folder!r}; give random, train, train:SKILL, sb3:FILE.zip or the folder of a run")
+        # Imported here: the only step up from data to the policies, and only recording a run's policy takes it.
+        from lamo.policy import load_policy
+
+        self._policy = load_policy(folder)
+
+    def reset(self, generators: Sequence[np.random.Generator]) -> None:
+        self._policy.reset(len(generators))
+
+    def act(
+        self, observations: NDArray[np.float32], rewards: NDArray[np.float64] | None, rows: NDArray[np.int64]
+    ) -> NDArray[Any]:
+        return self._policy.act(observations, rewards, rows=rows)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,176 @@
+"""Environments held open and stepped together, and the seeds they are reset with.
+
+A plain list beats Gymnasium's vector classes here: rows finish at different times and drop out, every row has its own
+seed, and nothing is copied between processes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from lamo.envs import register
+from lamo.errors import LamoError
+from lamo.tasks import nearest
+
+# Collected episodes are reset with seeds below this number, evaluated ones with seeds from it on: no policy is scored
+# on a start it was trained on.
+EVALUATION_SEED_BASE = 1_000_000_000
+_EVALUATION_STRIDE = 10_000
+_COLLECTION_STRIDE = 1_000_000
+
+
+def evaluation_seed(seed: int, episode: int) -> int:
+    """The reset seed of evaluation episode `episode` of a run with `seed`; the same for every target, so targets are
+    compared in pairs.
+    """
+    if seed < 0 or not 0 <= episode < _EVALUATION_STRIDE:
+        raise LamoError(
+            f"evaluation needs a seed >= 0 and at most {_EVALUATION_STRIDE} episodes; got seed {seed}, episode {episode}"
+        )
+    return EVALUATION_SEED_BASE + _EVALUATION_STRIDE * seed + episode
+
+
+def collection_seed(seed: int, episode: int) -> int:
+    """The reset seed of collected episode `episode`, below `EVALUATION_SEED_BASE`. Raises `LamoError` where there is
+    none.
+    """
+    if not 0 <= seed < EVALUATION_SEED_BASE // _COLLECTION_STRIDE or not 0 <= episode < _COLLECTION_STRIDE:
+        raise LamoError(
+            f"collection takes seeds 0 to 999 and up to {_COLLECTION_STRIDE} episodes; got seed {seed}, episode {episode}"
+        )
+    return _COLLECTION_STRIDE * seed + episode
+
+
+def make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """`gymnasium.make` without its checker and without its advice to upgrade; what it cannot make is a `LamoError`."""
+    register()
+    with warnings.catch_warnings():
+        # Old versions are asked for on purpose: data recorded with them has their observations.
+        warnings.filterwarnings("ignore", message=".*is out of date.*")
+        try:
+            return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise LamoError(f"environment {env_id} needs a package that is not installed: {error}") from error
+        except (gymnasium.error.UnregisteredEnv, gymnasium.error.MalformedEnvironmentName) as error:
+            raise LamoError(f"unknown environment {env_id!r}; {_nearest_env(env_id)}") from error
+        except ModuleNotFoundError as error:
+            raise LamoError(f"environment {env_id} needs the package {error.name!r}, which is not installed") from error
+
+
+def max_episode_steps(env_id: str) -> int | None:
+    """The registered limit of an environment, None without one. Raises `LamoError` for an unknown id."""
+    register()
+    try:
+        return gymnasium.spec(env_id).max_episode_steps
+    except gymnasium.error.Error as error:
+        raise LamoError(f"unknown environment {env_id!r}; {_nearest_env(env_id)}") from error
+
+
+def _nearest_env(env_id: str) -> str:
+    # Same name in other capitals or another version first: that is the common slip.
+    plain = env_id.rpartition("-v")[0].lower() or env_id.lower()
+    same = [name for name in gymnasium.registry if name.rpartition("-v")[0].lower() == plain]
+    if same:
+        return f"did you mean {' or '.join(sorted(same)[-3:])}?"
+    close = nearest(env_id, list(gymnasium.registry))
+    return close if close.startswith("did") else "Gymnasium lists what it knows with `gymnasium.pprint_registry()`"
+
+
+class EnvPool:
+    """Any number of copies of one environment, made when first needed and kept until `close`.
+
+    Observations come out as (n, S) float32, flattened by Gymnasium's rules where they are not vectors. Actions go in as
+    (n, A) float32, clipped to the bounds, or as (n,) int64. Raises `LamoError` for an unknown environment and for an
+    action space that is neither Box nor Discrete.
+    """
+
+    def __init__(self, env_id: str, **kwargs: Any) -> None:
+        self.env_id, self._kwargs = env_id, kwargs
+        self.envs: list[gymnasium.Env[Any, Any]] = [make(env_id, **kwargs)]
+        self._space: spaces.Space[Any] = self.envs[0].observation_space
+        self._flat = isinstance(self._space, spaces.Box) and len(self._space.shape) == 1
+        self.observation_dim: int = spaces.flatdim(self._space)
+        action = self.envs[0].action_space
+        self.action_low: NDArray[np.float32] | None = None
+        self.action_high: NDArray[np.float32] | None = None
+        if isinstance(action, spaces.Discrete):
+            self.discrete, self.action_dim, self._start = True, int(action.n), int(action.start)
+        elif isinstance(action, spaces.Box) and len(action.shape) == 1:
+            self.discrete, self.action_dim, self._start = False, int(action.shape[0]), 0
+            self.action_low, self.action_high = action.low.astype(np.float32), action.high.astype(np.float32)
+        else:
+            self.close()
+            raise LamoError(f"{env_id}: actions are {action}; lamo needs a vector (Box) or a choice (Discrete)")
+
+    def __enter__(self) -> EnvPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every environment; the pool cannot be used afterwards."""
+        for env in self.envs:
+            env.close()
+        self.envs = []
+
+    @property
+    def max_episode_steps(self) -> int | None:
+        """The environment's registered limit, None without one."""
+        spec = self.envs[0].spec
+        return spec.max_episode_steps if spec else None
+
+    def reset(self, seeds: Sequence[int]) -> NDArray[np.float32]:
+        """Start environment i anew with `seeds[i]`, i = 0 … n - 1 -> (n, S) float32."""
+        while len(self.envs) < len(seeds):
+            self.envs.append(make(self.env_id, **self._kwargs))
+        return np.stack([self._vector(env.reset(seed=int(s))[0]) for env, s in zip(self.envs, seeds, strict=False)])
+
+    def clip(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """(m, A) float32 within the bounds, or (m,) int64. Raises `LamoError` for values that are not finite or of
+        another shape.
+        """
+        if self.discrete:
+            chosen = np.asarray(actions)
+            if chosen.ndim != 1 or not np.all((chosen >= 0) & (chosen < self.action_dim)):
+                raise LamoError(f"{self.env_id}: the policy chose {chosen}; actions are 0 to {self.action_dim - 1}")
+            return chosen.astype(np.int64)
+        vector = np.asarray(actions, np.float32)
+        if vector.ndim != 2 or vector.shape[1] != self.action_dim:
+            raise LamoError(
+                f"{self.env_id} takes {self.action_dim} action values; the policy gave an array of shape {vector.shape}"
+            )
+        if not np.isfinite(vector).all():
+            raise LamoError(
+                f"{self.env_id}: the policy's action is not finite: {vector[~np.isfinite(vector).all(axis=1)][0]}"
+            )
+        return np.clip(vector, self.action_low, self.action_high)
+
+    def step(
+        self, rows: NDArray[np.int64], actions: NDArray[Any]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """One step of the environments `rows` (m,) -> observations (m, S) float32, rewards (m,) float64, terminated
+        (m,), truncated (m,) bool.
+        """
+        actions = self.clip(actions)
+        results = [
+            self.envs[row].step(int(action) + self._start if self.discrete else action)
+            for row, action in zip(rows.tolist(), actions, strict=True)
+        ]
+        return (
+            np.stack([self._vector(result[0]) for result in results]),
+            np.array([float(result[1]) for result in results]),
+            np.array([bool(result[2]) for result in results]),
+            np.array([bool(result[3]) for result in results]),
+        )
+
+    def _vector(self, observation: Any) -> NDArray[np.float32]:
+        vector = observation if self._flat else spaces.flatten(self._space, observation)
+        return np.asarray(vector, np.float32)

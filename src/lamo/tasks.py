@@ -1,0 +1,208 @@
+"""One table of tasks: environment, horizon, return targets and scale, score references, dataset, and the published settings.
+
+Numbers are those of LaMo (arXiv 2310.20587): its hyper-parameter tables and, where they are silent, its released code.
+A new task is one row.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lamo.errors import LamoError
+
+if TYPE_CHECKING:
+    from lamo.data.episodes import Episodes
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is fixed about a task; what is learned about it is not here."""
+
+    name: str
+    env: str
+    """Gymnasium id of the environment."""
+    horizon: int
+    """Steps after which an episode is cut, and so the rows of the timestep embedding."""
+    targets: tuple[float, ...]
+    """Returns a policy is asked for at evaluation."""
+    return_scale: float
+    """Returns-to-go are divided by this before the model sees them."""
+    score_range: tuple[float, float] | None
+    """The returns whose normalised scores are 0 and 100; None where there is no agreed reference."""
+    dataset: str | None
+    """Embedded name or Minari id; None where the user brings the file."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Published settings that differ by task: context, learning_rate, weight_decay, embedding ("mlp" | "linear"),
+    tanh_head.
+    """
+    extra: str | None = None
+    """The pip extra the environment needs, as in `pip install "lamo[kitchen]"`."""
+    description: str = ""
+
+    def score(self, value: float) -> float | None:
+        """The normalised score, 100 · (return - low) / (high - low), of one return; None without a `score_range`."""
+        if self.score_range is None:
+            return None
+        low, high = self.score_range
+        return 100.0 * (value - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class Family:
+    """An environment that behaviour can be collected from, with what its skill levels mean."""
+
+    env: str
+    skills: Mapping[str, tuple[float, float]]
+    """Skill -> the band of mean returns its behaviour policy must fall into."""
+
+
+FAMILIES: dict[str, Family] = {
+    # "medium" is the band of the published dataset.
+    "reacher2d": Family("Reacher2d-v0", {"medium": (30.0, 50.0), "expert": (65.0, 100.0)}),
+    "hopper": Family("Hopper-v5", {}),
+    "halfcheetah": Family("HalfCheetah-v5", {}),
+    "walker2d": Family("Walker2d-v5", {}),
+    "reacher": Family("Reacher-v5", {}),
+}
+
+_MLP = {"context": 20, "learning_rate": 1e-4, "weight_decay": 1e-5, "embedding": "mlp", "tanh_head": False}
+# Hopper alone has linear embeddings and a Tanh after its action head (paper, appendix on hyper-parameters; the released
+# code agrees).
+_HOPPER = {**_MLP, "embedding": "linear", "tanh_head": True}
+
+# family: (environment, targets, score range, settings). The targets are the paper's two; its code evaluates more of
+# them: hopper 3600 2600 2200 1800, halfcheetah 12000 8000 6000 4500, walker2d 5000 4000 3000 2500. Score ranges are
+# D4RL's (random, expert).
+_LOCOMOTION: dict[str, tuple[str, tuple[float, ...], tuple[float, float], dict[str, Any]]] = {
+    "hopper": ("Hopper-v5", (1800.0, 3600.0), (-20.272305, 3234.3), _HOPPER),
+    "halfcheetah": ("HalfCheetah-v5", (8000.0, 12000.0), (-280.178953, 12135.0), _MLP),
+    "walker2d": ("Walker2d-v5", (2500.0, 5000.0), (1.629008, 4592.3), _MLP),
+}
+# Minari's own recordings (its "medium" is not D4RL's "medium"); the two mixtures exist only as D4RL's files, which the
+# user brings.
+_MINARI = {
+    "medium": "mujoco/{}/medium-v0",
+    "expert": "mujoco/{}/expert-v0",
+    "medium-replay": None,
+    "medium-expert": None,
+}
+
+
+def _locomotion(family: str, data: str) -> Task:
+    env, targets, score_range, settings = _LOCOMOTION[family]
+    dataset = _MINARI[data]
+    brought = "" if dataset else f" (give --dataset: D4RL's {family}_{data.replace('-', '_')}-v2.hdf5)"
+    return Task(
+        name=f"{family}-{data}",
+        env=env,
+        horizon=1000,
+        targets=targets,
+        return_scale=1000.0,
+        score_range=score_range,
+        dataset=dataset.format(family) if dataset else None,
+        settings=settings,
+        description=f"{family}, dense reward, {data} behaviour{brought}",
+    )
+
+
+TASKS: dict[str, Task] = {
+    "reacher2d-medium": Task(
+        name="reacher2d-medium",
+        env="Reacher2d-v0",
+        horizon=100,
+        targets=(40.0, 76.0),
+        return_scale=10.0,
+        score_range=(0.0, 100.0),
+        dataset="reacher2d-medium",
+        settings={**_MLP, "context": 5},
+        description="two-link arm, sparse reward, behaviour of a half-trained PPO (comes with the package)",
+    ),
+    **{f"{family}-{data}": _locomotion(family, data) for family in _LOCOMOTION for data in _MINARI},
+}
+
+
+def nearest(name: str, names: Mapping[str, Any] | list[str], count: int = 3) -> str:
+    """The likeliest meant of `names`, or all of them when none is near, for an error's last words."""
+    known = list(names)
+    close = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+
+
+def get_task(name: str) -> Task:
+    """The row of that name. Raises `LamoError` naming the nearest ones."""
+    if name not in TASKS:
+        raise LamoError(f"unknown task {name!r}; {nearest(name, TASKS)} (`lamo tasks` lists them)")
+    return TASKS[name]
+
+
+def base_name(env_id: str) -> str:
+    """An environment id without its version: `Hopper-v5` -> `Hopper`."""
+    head, _, version = env_id.rpartition("-v")
+    return head if head and version.isdigit() else env_id
+
+
+def env_family(name: str) -> Family:
+    """What to collect from: a family's name (`reacher2d`), a task's (`reacher2d-medium`) or an environment's id (`Hopper-v5`).
+
+    Raises `LamoError` for a name that is none of them. Whether Gymnasium knows an id is seen when the environment is
+    made.
+    """
+    if name in FAMILIES:
+        return FAMILIES[name]
+    env = TASKS[name].env if name in TASKS else name
+    for family in FAMILIES.values():
+        if base_name(family.env) == base_name(env):
+            return Family(env, family.skills)
+    head, _, version = env.rpartition("-v")
+    if head and version.isdigit():
+        return Family(env, {})
+    raise LamoError(
+        f"unknown task or environment {name!r}; {nearest(name, [*FAMILIES, *TASKS])} An environment's id ends in -vN"
+    )
+
+
+def task_for_env(env_id: str, episodes: Episodes, max_episode_steps: int | None = None) -> Task:
+    """A Task for data that has no row: from the row of the same environment (any version), else from the data.
+
+    `max_episode_steps` is the environment's own limit, if it has one (`lamo.envs.pool.max_episode_steps`).
+    From the data: targets are the 0.9 quantile and the largest of its returns, the scale is the power of ten below its
+    largest |return| (what the paper's own rows follow), the horizon is the environment's limit or the longest episode,
+    and there is no normalised score.
+    """
+    longest = int(np.max(episodes.lengths))
+    for row in TASKS.values():
+        if base_name(row.env) == base_name(env_id):
+            return Task(
+                name=env_id,
+                env=env_id,
+                horizon=max(row.horizon, longest),
+                targets=row.targets,
+                return_scale=row.return_scale,
+                score_range=row.score_range,
+                dataset=None,
+                settings=row.settings,
+                description=f"{env_id} with data of your own; targets, scale and score as in {row.name}",
+            )
+    returns = np.asarray(episodes.returns, np.float64)
+    targets = sorted({_three_digits(float(np.quantile(returns, 0.9))), _three_digits(float(returns.max()))})
+    largest = float(np.abs(returns).max())
+    return Task(
+        name=env_id,
+        env=env_id,
+        horizon=max(max_episode_steps or 0, longest),
+        targets=tuple(targets),
+        return_scale=10.0 ** math.floor(math.log10(largest)) if largest > 0 else 1.0,
+        score_range=None,
+        dataset=None,
+        description=f"{env_id} with data of your own; targets are the 0.9 quantile and the largest of its returns",
+    )
+
+
+def _three_digits(value: float) -> float:
+    return float(f"{value:.3g}")
