@@ -50,3 +50,38 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(f"tests have no network; something tried to reach {address}")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def small_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `save_pretrained` leaves it: a two-layer GPT-2 that has learned sentences of ten words, and its
+    tokenizer. Copy it to damage it."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("small-lm")
+    words = ["reach", "the", "target", "with", "two", "links", "and", "a", "small", "torque"]
+    text = " ".join(np.random.default_rng(0).choice(words, size=2000))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([text], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
+    size = {"vocab_size": tokenizer.get_vocab_size(), "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        lm = GPT2LMHeadModel(GPT2Config(**size, bos_token_id=0, eos_token_id=0))
+        optimizer = torch.optim.AdamW(lm.parameters(), lr=1e-2)
+        blocks = torch.tensor(tokenizer.encode(text).ids).unfold(0, 32, 32)  # (n, 32)
+        for step in range(60):
+            loss = lm(input_ids=blocks[step % 8 :: 8], labels=blocks[step % 8 :: 8]).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    lm.save_pretrained(folder)
+    return folder
