@@ -160,7 +160,8 @@ def _action_problems(episodes: Episodes, env: Any) -> list[str]:
     if beyond:
         share = 100 * beyond / episodes.steps
         out.append(
-            f"{beyond} of {episodes.steps} steps ({share:.1f} %) have an action outside the bounds: the environment clips or refuses it"
+            f"{beyond} of {episodes.steps} steps ({share:.1f} %) have an action outside the bounds, "
+            "which the environment clips or refuses"
         )
     if not episodes.discrete and np.isfinite(low).all() and np.isfinite(high).all():
         margin = 1e-3 * (high - low)

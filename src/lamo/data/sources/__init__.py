@@ -44,7 +44,7 @@ def load_episodes(source: str | Path) -> Episodes:
         with resources.as_file(resources.files("lamo") / "assets" / f"{source}.hdf5") as path:
             return read_d4rl(path, source)
     path = Path(source).expanduser()
-    name = path.name if path.is_absolute() else str(source)
+    name = path.name if path.is_absolute() else str(path)
     if path.is_dir():
         return read_minari(path, name)
     if not path.exists():

@@ -81,11 +81,11 @@ def read_d4rl(path: Path, source: str) -> Episodes:
 def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, Any] | None = None) -> Path:
     """Write D4RL's flat layout (gzip and shuffle) beside `path`, then rename it into place; return the path.
 
-    `attributes` become attributes of the file; those that are None are left out. `env_id`, `action_low` and `action_high`
-    are taken from the episodes' metadata unless given. What the flat layout cannot say is kept under `metadata/`, which
-    D4RL's readers pass over: `final_observations` (E, S), episode `ids` (E,) and which are `unfinished` (E,): one that is
-    not the last is closed by a timeout in the flat arrays, else it would run into the next.
-    Equal episodes and attributes give equal bytes. Raises `LamoError` where the file cannot be written.
+    `attributes` become attributes of the file; those that are None are left out. `env_id`, `action_low` and
+    `action_high` are taken from the episodes' metadata unless given. What the flat layout cannot say is kept under
+    `metadata/`, which D4RL's readers pass over: `final_observations` (E, S), episode `ids` (E,) and which are
+    `unfinished` (E,): one that is not the last is closed by a timeout in the flat arrays, else it would run into the
+    next. Equal episodes and attributes give equal bytes. Raises `LamoError` where the file cannot be written.
     """
     path = Path(path)
     known = {"env_id": "env", "action_low": "action_low", "action_high": "action_high"}

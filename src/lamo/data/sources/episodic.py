@@ -166,4 +166,7 @@ def _rows(record: Record, key: str, inner: tuple[int, ...] | None, steps: int, s
     if inner is not None and int(np.prod(data.shape[1:])) != int(np.prod(inner)):
         raise LamoError(f"{source}: {record.label}: {key} has shape {tuple(data.shape)}, expected {(steps, *inner)}")
     values = data[0:steps]
+    if values.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, which `validate` reports
+            values = values.astype(np.float32, copy=False)
     return values if inner is None else values.reshape(steps, *inner)

@@ -103,6 +103,14 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode({"latin1": "latin-1", "latin-1": "latin-1", "utf-8": "utf-8"}[encoding])
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _make_set(items: Any) -> set[Any]:
+    return set(_is(items, list))
+
+
 _ADMITTED: dict[str, Callable[..., Any] | None] = {  # None: only ever an argument
     "numpy.dtype": _Dtype,
     "numpy.ndarray": None,
@@ -115,8 +123,11 @@ _ADMITTED: dict[str, Callable[..., Any] | None] = {  # None: only ever an argume
     "_codecs.encode": _encode,
     "collections.OrderedDict": lambda *_: {},
     "collections.defaultdict": lambda *_: {},
-    "builtins.list": None,  # a defaultdict's factory
-    "__builtin__.list": None,
+    **{
+        f"{builtins}.{name}": call
+        for builtins in ("builtins", "__builtin__")  # Python 3's name, and Python 2's, which old protocols keep
+        for name, call in {"list": None, "bytes": _no_bytes, "set": _make_set}.items()  # list: a defaultdict's factory
+    },
 }
 
 
