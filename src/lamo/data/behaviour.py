@@ -1,4 +1,4 @@
-"""Behaviour policies to record: uniformly random, a PPO trained until it is as good as asked, or the weights of a Stable-Baselines3 zip.
+"""Behaviour policies to record: uniformly random, a PPO trained until it is good enough, a Stable-Baselines3 zip.
 
 Each is a Behaviour: `reset(generators)` starts one episode per generator, `act(observations, rewards, rows)` draws
 actions of the episodes `rows`. All noise of an episode comes from its own generator, so a recording does not depend on
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,7 +63,8 @@ class RandomBehaviour:
 
     def __init__(self, pool: EnvPool) -> None:
         self._pool = pool
-        if not pool.discrete and not (np.isfinite(pool.action_low).all() and np.isfinite(pool.action_high).all()):
+        bounds = [bound for bound in (pool.action_low, pool.action_high) if bound is not None]
+        if not np.isfinite(bounds).all():
             raise LamoError(
                 f"{pool.env_id}: the actions have no bounds, so there is no uniform policy; give another --policy"
             )
@@ -75,7 +76,7 @@ class RandomBehaviour:
         self, observations: NDArray[np.float32], rewards: NDArray[np.float64] | None, rows: NDArray[np.int64]
     ) -> NDArray[Any]:
         pool = self._pool
-        if pool.discrete:
+        if pool.action_low is None or pool.action_high is None:
             return np.array([self._generators[row].integers(pool.action_dim) for row in rows])
         return np.stack([self._generators[row].uniform(pool.action_low, pool.action_high) for row in rows])
 
@@ -137,8 +138,9 @@ def mlp_behaviour(weights: dict[str, NDArray[np.float32]], activation: str, pool
     log_std = weights.get("log_std")
     if inputs != pool.observation_dim or len(head[1]) != pool.action_dim or (log_std is None) != pool.discrete:
         raise LamoError(
-            f"{source}: its policy maps {inputs} observation values to {len(head[1])} action values, but {pool.env_id} has "
-            f"{pool.observation_dim} and {pool.action_dim}{' discrete' if pool.discrete else ''}; give the environment it was trained on"
+            f"{source}: its policy maps {inputs} observation values to {len(head[1])} action values, but {pool.env_id} "
+            f"has {pool.observation_dim} and {pool.action_dim}{' discrete' if pool.discrete else ''}; "
+            "give the environment it was trained on"
         )
     if log_std is not None and log_std.shape != head[1].shape:
         raise LamoError(f"{source}: was trained with state-dependent exploration (gSDE), which lamo does not read")
@@ -181,17 +183,21 @@ def load_sb3(path: Path, pool: EnvPool) -> tuple[MlpBehaviour, dict[str, Any]]:
     if activation not in _ACTIVATIONS:
         raise LamoError(f"{path}: its activation is {named}; lamo reads {', '.join(_ACTIVATIONS)}")
     weights = {name: np.asarray(value.numpy(), np.float32) for name, value in state.items()}
-    return mlp_behaviour(weights, activation, pool, str(path)), {"training_steps": int(data.get("num_timesteps", 0))}
+    notes = {
+        "policy_description": "Stable-Baselines3 actor read from a zip, acting stochastically",
+        "training_steps": int(data.get("num_timesteps", 0)),
+    }
+    return mlp_behaviour(weights, activation, pool, str(path)), notes
 
 
 def train_ppo(
     pool: EnvPool,
     skill: str,
-    skills: dict[str, tuple[float, float]],
+    skills: Mapping[str, tuple[float, float]],
     seed: int,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[MlpBehaviour, dict[str, Any]]:
-    """Train PPO until the mean return of its latest `PPO_WINDOW` episodes reaches the middle of the skill's band -> (behaviour, notes).
+    """Train PPO until its latest `PPO_WINDOW` episodes reach the middle of the skill's band -> (behaviour, notes).
 
     One thread and one seed: the same policy again on one machine with the same versions. Raises `LamoError` where
     Stable-Baselines3 is missing, the skill is not known for the environment, or `PPO_STEP_LIMIT` steps do not reach it.
@@ -254,11 +260,13 @@ def train_ppo(
         torch.set_num_threads(threads)
     if not stop.reached:
         raise LamoError(
-            f"PPO on {pool.env_id} reached a mean return of {best:.1f} in {learner.num_timesteps:,} steps, not the {goal:.0f} of {skill!r}; "
+            f"PPO on {pool.env_id} reached a mean return of {best:.1f} in {learner.num_timesteps:,} steps, "
+            f"not the {goal:.0f} of {skill!r}; "
             "try another --seed"
         )
     weights = {name: value.detach().numpy().copy() for name, value in learner.policy.state_dict().items()}
     notes = {
+        "policy_description": f"PPO (stable-baselines3) stopped at skill {skill!r}, acting stochastically",
         "training_steps": int(learner.num_timesteps),
         "training_settings": json.dumps({"envs": PPO_ENVIRONMENTS, **PPO_SETTINGS}),
     }

@@ -51,54 +51,51 @@ def collect(
     if episodes < 1:
         raise LamoError(f"cannot collect {episodes} episodes; give 1 or more")
     collection_seed(seed, episodes - 1)
+    kind, _, argument = policy.partition(":")
+    band: tuple[float, float] | None = None
     with EnvPool(family.env) as pool:
         limit = horizon or pool.max_episode_steps
         if limit is None:
             raise LamoError(f"{family.env} has no limit of steps of its own; give --horizon")
-        kind, _, argument = policy.partition(":")
-        band: tuple[float, float] | None = None
-        notes: dict[str, Any] = {}
+        behaviour: Behaviour
         if kind == "train":
             skill = argument or "medium"
-            behaviour, notes = train_ppo(pool, skill, dict(family.skills), seed, progress)
+            behaviour, notes = train_ppo(pool, skill, family.skills, seed, progress)
             band = family.skills[skill]
-            notes["policy_description"] = f"PPO (stable-baselines3) stopped at skill {skill!r}, acting stochastically"
         elif policy == "random":
-            behaviour = RandomBehaviour(pool)
-            notes["policy_description"] = "uniformly random"
+            behaviour, notes = RandomBehaviour(pool), {"policy_description": "uniformly random"}
         elif kind == "sb3":
             behaviour, notes = load_sb3(Path(argument), pool)
-            notes["policy_description"] = "Stable-Baselines3 actor read from a zip, acting stochastically"
         else:
-            behaviour = _RunBehaviour(policy)
-            notes["policy_description"] = "policy of a lamo run"
+            behaviour, notes = _RunBehaviour(policy), {"policy_description": "policy of a lamo run"}
         recorded = record(pool, behaviour, episodes, seed, limit, progress)
     mean = float(recorded.returns.mean())
     if band and not band[0] <= mean <= band[1]:
         raise LamoError(
-            f"the recorded mean return is {mean:.1f}, outside {band[0]:.0f} to {band[1]:.0f} of {policy!r}; try another --seed"
+            f"the recorded mean return is {mean:.1f}, outside the {band[0]:.0f} to {band[1]:.0f} of {policy!r}; "
+            "try another --seed"
         )
-    command = ["lamo", "data", "collect", "--task", task_or_env, "--episodes", str(episodes), "--seed", str(seed), "--policy"]
     # Names, not places: a dataset should not tell of the machine that made it.
-    command += [policy if kind in ("train", "random") else f"{'sb3:' if kind == 'sb3' else ''}{Path(argument or policy).name}"]
-    command += ["--horizon", str(horizon)] if horizon else []
-    command += ["--out", path.name] if path else []
-    attributes = {
+    name = policy if kind in ("train", "random") else ("sb3:" if kind == "sb3" else "") + Path(argument or policy).name
+    command = f"lamo data collect --task {task_or_env} --episodes {episodes} --seed {seed} --policy {shlex.quote(name)}"
+    command += f" --horizon {horizon}" if horizon else ""
+    command += f" --out {shlex.quote(path.name)}" if path else ""
+    attributes: dict[str, Any] = {
         "env_id": family.env,
-        "policy": command[command.index("--policy") + 1],
+        "policy": name,
         **notes,
         "seed": seed,
         "reset_seeds": f"{collection_seed(seed, 0)} to {collection_seed(seed, episodes - 1)}",
         "episodes": episodes,
         "max_episode_steps": limit,
         "return_mean": mean,
-        "command": shlex.join(command),
+        "command": command,
         "versions": json.dumps(_versions()),
     }
-    if not pool.discrete:
-        attributes["action_low"] = np.asarray(pool.action_low, np.float64)
-        attributes["action_high"] = np.asarray(pool.action_high, np.float64)
-    recorded.metadata["attributes"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in attributes.items()}
+    for key in ("action_low", "action_high"):
+        if recorded.metadata[key] is not None:
+            attributes[key] = recorded.metadata[key]
+    recorded.metadata["attributes"] = attributes
     if path is not None:
         write_d4rl(recorded, path, attributes)
     return recorded
@@ -134,16 +131,20 @@ def record(
                 break
         logs += batch
         if progress:
-            progress(f"collected {len(logs)} of {episodes} episodes, mean return {np.mean([sum(log.rewards) for log in logs]):.1f}")
+            mean = np.mean([sum(log.rewards) for log in logs])
+            progress(f"collected {len(logs)} of {episodes} episodes, mean return {mean:.1f}")
+    actions = np.concatenate([np.stack(log.actions) for log in logs])
     return Episodes(
-        observations=np.concatenate([np.stack(log.observations) for log in logs]).astype(np.float32),
-        actions=np.concatenate([np.stack(log.actions) for log in logs]).astype(np.int64 if pool.discrete else
-        np.float32), rewards=np.concatenate([np.array(log.rewards, np.float32) for log in logs]),
+        observations=np.concatenate([np.stack(log.observations) for log in logs]),
+        actions=actions.astype(np.int64 if pool.discrete else np.float32),
+        rewards=np.concatenate([np.array(log.rewards, np.float32) for log in logs]),
         offsets=np.concatenate([[0], np.cumsum([len(log.rewards) for log in logs])]).astype(np.int64),
-        terminated=np.array([log.terminated for log in logs]), # An episode that ends both ways was ended by the
-        environment: nothing follows a terminal state. truncated=np.array([log.truncated and not log.terminated for log
-        in logs]), ids=np.arange(len(logs), dtype=np.int64), final_observations=np.stack([log.after for log in
-        logs]).astype(np.float32), metadata={
+        terminated=np.array([log.terminated for log in logs]),
+        # What ends both ways was ended by the environment: nothing follows a terminal state.
+        truncated=np.array([log.truncated and not log.terminated for log in logs]),
+        ids=np.arange(len(logs), dtype=np.int64),
+        final_observations=np.stack([log.after for log in logs]),
+        metadata={
             "source": pool.env_id,
             "format": "collected",
             "env": pool.env_id,
@@ -177,7 +178,8 @@ class _RunBehaviour:
 
     def __init__(self, folder: str) -> None:
         if not Path(folder).is_dir():
-            raise LamoError(f"unknown --policy {folder!r}; give random, train, train:SKILL, sb3:FILE.zip or the folder of a run")
+            known = "random, train, train:SKILL, sb3:FILE.zip or the folder of a run"
+            raise LamoError(f"unknown --policy {folder!r}; give {known}")
         # Imported here: the only step up from data to the policies, and only recording a run's policy takes it.
         from lamo.policy import load_policy
 

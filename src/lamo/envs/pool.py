@@ -6,6 +6,7 @@ seed, and nothing is copied between processes.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -22,55 +23,45 @@ from lamo.tasks import nearest
 # Collected episodes are reset with seeds below this number, evaluated ones with seeds from it on: no policy is scored
 # on a start it was trained on.
 EVALUATION_SEED_BASE = 1_000_000_000
+_VERSIONED = re.compile(r"-v\d+$")
 _EVALUATION_STRIDE = 10_000
 _COLLECTION_STRIDE = 1_000_000
 
 
 def evaluation_seed(seed: int, episode: int) -> int:
-    """The reset seed of evaluation episode `episode` of a run with `seed`; the same for every target, so targets are
-    compared in pairs.
+    """The reset seed of evaluation episode `episode` of a run with `seed`.
+
+    It is the same for every target and every method, so these are compared in pairs.
     """
     if seed < 0 or not 0 <= episode < _EVALUATION_STRIDE:
-        raise LamoError(
-            f"evaluation needs a seed >= 0 and at most {_EVALUATION_STRIDE} episodes; got seed {seed}, episode {episode}"
-        )
+        limit = f"a seed from 0 and at most {_EVALUATION_STRIDE} episodes"
+        raise LamoError(f"evaluation takes {limit}; got seed {seed}, episode {episode}")
     return EVALUATION_SEED_BASE + _EVALUATION_STRIDE * seed + episode
 
 
 def collection_seed(seed: int, episode: int) -> int:
-    """The reset seed of collected episode `episode`, below `EVALUATION_SEED_BASE`. Raises `LamoError` where there is
-    none.
-    """
+    """The reset seed of collected episode `episode`, below `EVALUATION_SEED_BASE`; `LamoError` where there is none."""
     if not 0 <= seed < EVALUATION_SEED_BASE // _COLLECTION_STRIDE or not 0 <= episode < _COLLECTION_STRIDE:
-        raise LamoError(
-            f"collection takes seeds 0 to 999 and up to {_COLLECTION_STRIDE} episodes; got seed {seed}, episode {episode}"
-        )
+        limit = f"seeds 0 to 999 and at most {_COLLECTION_STRIDE} episodes"
+        raise LamoError(f"collection takes {limit}; got seed {seed}, episode {episode}")
     return _COLLECTION_STRIDE * seed + episode
 
 
 def make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-    """`gymnasium.make` without its checker and without its advice to upgrade; what it cannot make is a `LamoError`."""
+    """`gymnasium.make` without its checker and its advice to upgrade; what it cannot make is a `LamoError`."""
     register()
+    if env_id not in gymnasium.registry and ":" not in env_id and not _VERSIONED.search(env_id):
+        # Gymnasium would take the newest version, and another one next year.
+        raise LamoError(f"unknown environment {env_id!r}; {_nearest_env(env_id)}")
     with warnings.catch_warnings():
         # Old versions are asked for on purpose: data recorded with them has their observations.
         warnings.filterwarnings("ignore", message=".*is out of date.*")
         try:
             return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise LamoError(f"environment {env_id} needs a package that is not installed: {error}") from error
-        except (gymnasium.error.UnregisteredEnv, gymnasium.error.MalformedEnvironmentName) as error:
+        except gymnasium.error.UnregisteredEnv as error:
             raise LamoError(f"unknown environment {env_id!r}; {_nearest_env(env_id)}") from error
-        except ModuleNotFoundError as error:
-            raise LamoError(f"environment {env_id} needs the package {error.name!r}, which is not installed") from error
-
-
-def max_episode_steps(env_id: str) -> int | None:
-    """The registered limit of an environment, None without one. Raises `LamoError` for an unknown id."""
-    register()
-    try:
-        return gymnasium.spec(env_id).max_episode_steps
-    except gymnasium.error.Error as error:
-        raise LamoError(f"unknown environment {env_id!r}; {_nearest_env(env_id)}") from error
+        except (gymnasium.error.Error, ImportError) as error:  # a package that is missing, a malformed id
+            raise LamoError(f"environment {env_id!r} cannot be made: {error}") from error
 
 
 def _nearest_env(env_id: str) -> str:

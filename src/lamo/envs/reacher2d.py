@@ -14,6 +14,9 @@ The task LaMo (arXiv 2310.20587) calls Reacher2d, written anew from its descript
 Nothing here needs GL: the arm is flat, so "rgb_array" is drawn with numpy and looks the same on every machine.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# mujoco's own types live in compiled modules that say nothing to a type checker.
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -37,8 +40,8 @@ _BOUND = np.repeat([1.0, 1.0, 5.0, 1.1, 1.5, 2.6], 2)
 class Reacher2dEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]], utils.EzPickle):
     """The environment of the module's description, registered as `Reacher2d-v0`.
 
-    `render_mode`: None or "rgb_array", (480, 480, 3) uint8. `reset(options={"target": (x, y)})` puts the target there (metres, each in ±1.5) instead of
-    drawing it.
+    `render_mode`: None or "rgb_array", (480, 480, 3) uint8. `reset(options={"target": (x, y)})` puts the target there
+    (metres, each in ±1.5) instead of drawing it.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 7}
