@@ -19,13 +19,15 @@ class Policy(Protocol):
     default_target: float | None
 
     def reset(self, n: int = 1, targets: np.ndarray | None = None) -> None:
-        """Forget all context. `targets` (n,): the return that each episode shall reach; None is the policy's own default."""
+        """Forget all context. `targets` (n,): the return that each episode shall reach; None is the policy's own
+        default."""
         ...
 
     def act(self, observations: Any, rewards: Any = None, rows: np.ndarray | None = None) -> np.ndarray:
         """Actions (n, A) for observations (n, S); (A,) for (S,) when n is 1.
 
-        `rewards` (n,) is what each previous action earned, None at the first step. With `rows` (m,) only those episodes advance, and
+        `rewards` (n,) is what each previous action earned, None at the first step. With `rows` (m,) only those
+        episodes advance, and
         observations, rewards and actions have m rows.
         """
         ...
@@ -43,7 +45,8 @@ def save_policy_files(folder: Path, tensors: dict[str, Any], metadata: dict[str,
 def load_policy(path: str | Path, device: str = "cpu") -> Policy:
     """The policy of a run folder (or of its `policy/` folder), ready to `reset` and `act`.
 
-    Only JSON and safetensors are read. Raises `LamoError` if there is no policy, or a file is damaged or of a newer format.
+    Only JSON and safetensors are read. Raises `LamoError` if there is no policy, or a file is damaged or of a newer
+    format.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -56,12 +59,16 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
     files = folder / "policy.json", folder / "policy.safetensors"
     for file in files:
         if not file.is_file():
-            raise LamoError(f"{path}: no policy here ({file.name} is missing); give the folder of a run that has finished")
+            raise LamoError(
+                f"{path}: no policy here ({file.name} is missing); give the folder of a run that has finished"
+            )
     try:
         metadata = json.loads(files[0].read_text())
         tensors = load_file(files[1], device=device)
     except (ValueError, SafetensorError, OSError) as error:
         raise LamoError(f"{path}: damaged policy: {error}") from None
     if metadata.get("format") != POLICY_FORMAT:
-        raise LamoError(f"{path}: policy format {metadata.get('format')!r} is not {POLICY_FORMAT}; use the lamo that wrote it")
+        raise LamoError(
+            f"{path}: policy format {metadata.get('format')!r} is not {POLICY_FORMAT}; use the lamo that wrote it"
+        )
     return get_algorithm(metadata["algorithm"]).load_policy(tensors, metadata, device)

@@ -1,6 +1,7 @@
 """Language pretraining: a byte-level BPE tokenizer and a GPT-2 from plain text, as an ordinary Hugging Face folder.
 
-The hidden matrices are trained by Muon (momentum orthogonalised by Newton-Schulz iterations; Jordan et al. 2024), all else by
+The hidden matrices are trained by Muon (momentum orthogonalised by Newton-Schulz iterations; Jordan et al. 2024),
+all else by
 AdamW. At 300 steps on English books Muon was where AdamW came only much later (see docs/language-model.md).
 """
 
@@ -267,10 +268,13 @@ def _load_checkpoint(work: Path, model: Any, optimizers: Sequence[torch.optim.Op
     return None
 
 
-def pretrain(corpus: Sequence[Path], out: Path, settings: PretrainSettings, *, resume: bool = False, quiet: bool = False) -> dict:
+def pretrain(
+    corpus: Sequence[Path], out: Path, settings: PretrainSettings, *, resume: bool = False, quiet: bool = False
+) -> dict:
     """Train tokenizer and model on `corpus` (plain or gzipped text files) and write a Hugging Face folder to `out`.
 
-    While it trains, everything lives in `<out>.training/`; with `resume` a run that was stopped goes on from its newest checkpoint.
+    While it trains, everything lives in `<out>.training/`; with `resume` a run that was stopped goes on from its
+    newest checkpoint.
     Returns {"bits_per_byte" (held-out, None without a holdout), "tokens", "passes", "steps", "seconds", "parameters"}.
     """
     out, work = Path(out), Path(f"{out}.training")
@@ -289,10 +293,15 @@ def pretrain(corpus: Sequence[Path], out: Path, settings: PretrainSettings, *, r
     if len(ids) < settings.context + 1:
         if not resume:
             shutil.rmtree(work, ignore_errors=True)
-        raise LamoError(f"the corpus has {len(ids)} tokens, fewer than one block of {settings.context + 1}; give more text")
+        raise LamoError(
+            f"the corpus has {len(ids)} tokens, fewer than one block of {settings.context + 1}; give more text"
+        )
     del text
     if tokenizer.get_vocab_size() < settings.vocabulary:
-        warn(f"the corpus yields {tokenizer.get_vocab_size()} distinct tokens, fewer than --vocabulary {settings.vocabulary}")
+        warn(
+            f"the corpus yields {tokenizer.get_vocab_size()} distinct tokens, fewer than --vocabulary "
+            f"{settings.vocabulary}"
+        )
 
     model = build_model(settings, tokenizer.get_vocab_size()).to(device)
     matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
@@ -349,34 +358,44 @@ def pretrain(corpus: Sequence[Path], out: Path, settings: PretrainSettings, *, r
             value = float(loss.detach())
             if not math.isfinite(value):
                 progress.close()
-                raise LamoError(f"the loss is {value} at step {step}; the last good checkpoint is in {work}; lower the learning rates")
+                raise LamoError(
+                    f"the loss is {value} at step {step}; the last good checkpoint is in {work}; lower "
+                    f"the learning rates"
+                )
             loss_mean = value if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * value
             log["seconds"] = seconds_before + time.perf_counter() - began
             if step % settings.eval_every == 0 or step == steps:
                 bits = held_out()
-                metrics.write(json.dumps({"step": step, "loss": loss_mean, "held_out_bits_per_byte": bits, **log}) + "\n")
+                metrics.write(
+                    json.dumps({"step": step, "loss": loss_mean, "held_out_bits_per_byte": bits, **log}) + "\n"
+                )
                 metrics.flush()
             if step % settings.checkpoint_every == 0 and step < steps:
                 _save_checkpoint(work, step, model, optimizers, log)
-            progress.set_postfix(loss=f"{loss_mean:.3f}", held_out_bits_per_byte=f"{bits:.3f}" if bits else "-", refresh=False)
+            progress.set_postfix(
+                loss=f"{loss_mean:.3f}", held_out_bits_per_byte=f"{bits:.3f}" if bits else "-", refresh=False
+            )
             progress.update(1)
     progress.close()
     result = {
         "bits_per_byte": bits,
         "tokens": steps * settings.batch_size * settings.context,
-        "corpus_tokens": int(len(ids)),
+        "corpus_tokens": len(ids),
         "passes": settings.passes,
         "steps": steps,
         "seconds": log["seconds"],
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    _write_folder(out, model, tokenizer, settings, result)
+    write_folder(out, model, tokenizer, settings, result)
     shutil.rmtree(work)
     return result
 
 
-def _tokens(text: str, cut: int, work: Path, config: dict, resume: bool, vocabulary: int) -> tuple[Any, np.ndarray, np.ndarray, int]:
-    """Tokenizer and token ids (training part, held-out part, bytes of the latter); cached in `work` for a resumed run."""
+def _tokens(
+    text: str, cut: int, work: Path, config: dict, resume: bool, vocabulary: int
+) -> tuple[Any, np.ndarray, np.ndarray, int]:
+    """Tokenizer and token ids (training part, held-out part, bytes of the latter); cached in `work` for a resumed
+    run."""
     from tokenizers import Tokenizer
 
     cache = [work / n for n in ("config.json", "tokenizer.json", "train.npy", "held.npy")]
@@ -396,12 +415,16 @@ def _tokens(text: str, cut: int, work: Path, config: dict, resume: bool, vocabul
     return tokenizer, ids, held, held_bytes
 
 
-def _write_folder(out: Path, model: Any, tokenizer: Any, settings: PretrainSettings, result: dict) -> None:
+def write_folder(out: Path, model: Any, tokenizer: Any, settings: PretrainSettings, result: dict) -> None:
+    """Write model, tokenizer and `pretraining.json` (settings and result) as a Hugging Face folder, at once."""
     from transformers import PreTrainedTokenizerFast
+
+    from lamo.models.backbone import quiet_transformers
 
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    model.save_pretrained(new)
+    with quiet_transformers():
+        model.save_pretrained(new)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
@@ -419,14 +442,20 @@ def _write_folder(out: Path, model: Any, tokenizer: Any, settings: PretrainSetti
 def _progress(steps: int, done: int, quiet: bool) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=steps, initial=done, unit="step", desc="pretraining", disable=quiet, dynamic_ncols=True, mininterval=1.0)
+    return tqdm(
+        total=steps, initial=done, unit="step", desc="pretraining", disable=quiet, dynamic_ncols=True, mininterval=1.0
+    )
 
 
-def evaluate_lm(lm: str, corpus: Sequence[Path], *, stride: int | None = None, device: str = "auto", references: bool = False) -> dict:
+def evaluate_lm(
+    lm: str, corpus: Sequence[Path], *, stride: int | None = None, device: str = "auto", references: bool = False
+) -> dict:
     """How well a language model predicts a text: bits per byte (comparable across tokenizers) and perplexity per token.
 
-    Windows of the model's context (at most 1 024) advance by `stride` tokens, by default half a context, so that a token has at
-    least half a context before it. With `references` the bits per byte of gzip and of a unigram model fitted on the text itself.
+    Windows of the model's context (at most 1 024) advance by `stride` tokens, by default half a context, so that a
+    token has at
+    least half a context before it. With `references` the bits per byte of gzip and of a unigram model fitted on the
+    text itself.
     """
     from lamo.models.backbone import load_language_model
 
@@ -444,7 +473,7 @@ def evaluate_lm(lm: str, corpus: Sequence[Path], *, stride: int | None = None, d
         "lm": lm,
         "bits_per_byte": nats / math.log(2) / n_bytes,
         "perplexity": math.exp(nats / len(ids)),
-        "tokens": int(len(ids)),
+        "tokens": len(ids),
         "bytes": n_bytes,
         "context": context,
         "stride": stride,

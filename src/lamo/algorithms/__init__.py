@@ -2,7 +2,7 @@
 
 An algorithm is a learner class with
 
-    Learner(settings, spec, episodes, *, device, seed)
+    Learner(settings, spec, episodes, *, device, batch_size, seed)
     batches(rng)            an endless iterator of batches, drawn with `rng` alone
     update(batch)           one gradient step -> {"loss": …}
     policy()                a `lamo.policy.Policy` that acts with the weights of this moment
@@ -28,7 +28,11 @@ ALGORITHMS: dict[str, tuple[str, type]] = {
 
 PRESETS: dict[str, tuple[str, dict[str, Any], str]] = {
     # name: (algorithm, settings that differ from its defaults, what it is)
-    "lamo": ("sequence", {}, "LaMo: a pretrained LM, frozen, with LoRA, MLP embeddings and a language loss (arXiv 2310.20587)"),
+    "lamo": (
+        "sequence",
+        {},
+        "LaMo: a pretrained LM, frozen, with LoRA, MLP embeddings and a language loss (arXiv 2310.20587)",
+    ),
     "lamo-random": (
         "sequence",
         {"initialise": "random", "language_weight": 0.0, "corpus": ("none",)},

@@ -52,7 +52,14 @@ class SequenceLearner:
     name = "sequence"
 
     def __init__(
-        self, settings: SequenceSettings, spec: Spec, episodes: Episodes, *, device: str = "cpu", batch_size: int = 64, seed: int = 0
+        self,
+        settings: SequenceSettings,
+        spec: Spec,
+        episodes: Episodes,
+        *,
+        device: str = "cpu",
+        batch_size: int = 64,
+        seed: int = 0,
     ) -> None:
         keep_freed_memory()
         self.settings, self.spec, self.device, self.batch_size = settings, spec, torch.device(device), batch_size
@@ -64,7 +71,9 @@ class SequenceLearner:
         if settings.initialise == "scratch":
             lm = scratch_model(settings, seed)
         else:
-            lm, tokenizer = load_language_model(settings.lm, random_seed=seed if settings.initialise == "random" else None)
+            lm, tokenizer = load_language_model(
+                settings.lm, random_seed=seed if settings.initialise == "random" else None
+            )
             self.lm_digest = weights_digest(lm)
             if settings.corpus not in ((), ("none",)):
                 context = getattr(lm.config, "max_position_embeddings", None) or 1024
@@ -76,7 +85,8 @@ class SequenceLearner:
         self.steps = 0
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        """AdamW; groups: the Transformer's own parameters and the rest, each with and without weight decay (norms, biases, tables).
+        """AdamW; groups: the Transformer's own parameters and the rest, each with and without weight decay (norms,
+        biases, tables).
 
         Parameters are told apart by identity, not by name: the released code matches a string that never occurs.
         """
@@ -86,7 +96,10 @@ class SequenceLearner:
         in_lm = {id(p) for p in self.model.backbone.parameters()}
         for of_lm, rate in ((True, lm_rate), (False, settings.learning_rate)):
             params = [p for p in self.model.parameters() if p.requires_grad and (id(p) in in_lm) == of_lm]
-            for decay, chosen in ((settings.weight_decay, [p for p in params if p.ndim >= 2]), (0.0, [p for p in params if p.ndim < 2])):
+            for decay, chosen in (
+                (settings.weight_decay, [p for p in params if p.ndim >= 2]),
+                (0.0, [p for p in params if p.ndim < 2]),
+            ):
                 if chosen:
                     groups.append({"params": chosen, "lr": rate, "peak": rate, "weight_decay": decay})
         return torch.optim.AdamW(groups, eps=1e-6, fused=True)
@@ -102,7 +115,8 @@ class SequenceLearner:
             yield SequenceBatch(windows, text)
 
     def update(self, batch: SequenceBatch) -> dict[str, float]:
-        """One step of AdamW on action loss + λ · language loss. The text forward happens only where the batch has text."""
+        """One step of AdamW on action loss + λ · language loss. The text forward happens only where the batch has
+        text."""
         settings = self.settings
         self.model.train()
         w = WindowBatch(*(torch.from_numpy(x).to(self.device) for x in batch.windows))
@@ -133,8 +147,12 @@ class SequenceLearner:
         self.model.eval()
         ids, length = self.text[1], self.block + 1
         n = min(PERPLEXITY_BLOCKS, max(1, (len(ids) - 1) // self.block))
-        blocks = np.stack([ids[i * self.block : i * self.block + length] for i in range(n) if i * self.block + length <= len(ids)])
-        losses = [self.model.backbone.text_loss(torch.from_numpy(b[None].astype(np.int64)).to(self.device)) for b in blocks]
+        blocks = np.stack(
+            [ids[i * self.block : i * self.block + length] for i in range(n) if i * self.block + length <= len(ids)]
+        )
+        losses = [
+            self.model.backbone.text_loss(torch.from_numpy(b[None].astype(np.int64)).to(self.device)) for b in blocks
+        ]
         return math.exp(float(torch.stack(losses).mean()))
 
     def policy(self) -> SequencePolicy:
@@ -142,7 +160,8 @@ class SequenceLearner:
         return SequencePolicy(self.model, self.settings, self.spec, self.statistics)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Trainable weights, optimiser moments and the step: with the config, all that goes on. Frozen weights come from the LM again."""
+        """Trainable weights, optimiser moments and the step: with the config, all that goes on. Frozen weights come
+        from the LM again."""
         state = {f"model.{k}": v for k, v in self._trained().items()}
         for i, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in values.items()}
@@ -153,7 +172,9 @@ class SequenceLearner:
         trained = self._trained()
         given = {k[len("model.") :]: v for k, v in state.items() if k.startswith("model.")}
         if given.keys() != trained.keys() or any(given[k].shape != trained[k].shape for k in trained):
-            raise LamoError("the checkpoint is of another model than the config describes; was the config or the LM changed?")
+            raise LamoError(
+                "the checkpoint is of another model than the config describes; was the config or the LM changed?"
+            )
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(given[name])
@@ -169,9 +190,12 @@ class SequenceLearner:
         return {k: p for k, p in self.model.named_parameters() if p.requires_grad}
 
     def summary(self) -> dict[str, Any]:
-        """Parameter counts. `lora_share`: adapters (and biases trained with them) over the LM's own parameters; None without LoRA."""
+        """Parameter counts. `lora_share`: adapters (and biases trained with them) over the LM's own parameters;
+        None without LoRA."""
         parameters = list(self.model.parameters())
-        total, trainable = (sum(p.numel() for p in ps) for ps in (parameters, [p for p in parameters if p.requires_grad]))
+        total, trainable = (
+            sum(p.numel() for p in ps) for ps in (parameters, [p for p in parameters if p.requires_grad])
+        )
         lora = sum(p.numel() for p in self.model.backbone.parameters() if p.requires_grad)
         return {
             "parameters": {
@@ -186,7 +210,8 @@ class SequenceLearner:
         }
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What acting needs: every weight of the control path (no vocabulary), and settings, spec, statistics, LM shape as JSON."""
+        """What acting needs: every weight of the control path (no vocabulary), and settings, spec, statistics, LM
+        shape as JSON."""
         skip = text_only_names(self.model)
         tensors = {k: v.clone() for k, v in self.model.state_dict().items() if k not in skip}
         return tensors, {
@@ -201,7 +226,9 @@ class SequenceLearner:
     def load_policy(tensors: dict[str, Tensor], metadata: dict[str, Any], device: str = "cpu") -> SequencePolicy:
         """The inverse of `export`."""
         try:
-            settings = SequenceSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in metadata["settings"].items()})
+            settings = SequenceSettings(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in metadata["settings"].items()}
+            )
             spec = Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in metadata["spec"].items()})
             statistics = Statistics(*(np.asarray(metadata["statistics"][k], np.float32) for k in ("mean", "std")))
             with torch.random.fork_rng(devices=[]):
@@ -221,7 +248,9 @@ class SequenceLearner:
 def text_only_names(model: DecisionModel) -> set[str]:
     """Names of weights that only text uses: token embeddings and the language head."""
     lm = model.backbone.lm
-    unused = {id(module.weight) for module in (lm.get_input_embeddings(), lm.get_output_embeddings()) if module is not None}
+    unused = {
+        id(module.weight) for module in (lm.get_input_embeddings(), lm.get_output_embeddings()) if module is not None
+    }
     return {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in unused}
 
 
@@ -254,7 +283,11 @@ class SequencePolicy:
         self.returns_to_go = torch.zeros(n, k, device=device)
         self.observations = torch.zeros(n, k, spec.observation_dim, device=device)
         discrete = spec.action_kind == "discrete"
-        self.actions = torch.zeros((n, k) if discrete else (n, k, spec.action_dim), device=device, dtype=torch.long if discrete else torch.float32)
+        self.actions = torch.zeros(
+            (n, k) if discrete else (n, k, spec.action_dim),
+            device=device,
+            dtype=torch.long if discrete else torch.float32,
+        )
         self.timesteps = torch.zeros(n, k, dtype=torch.long, device=device)
 
     @torch.inference_mode()
@@ -266,15 +299,20 @@ class SequencePolicy:
         single = observations.ndim == 1
         if single:
             observations = observations[None]
+        everyone = rows is None or (len(rows) == self.n and bool((np.asarray(rows) == np.arange(self.n)).all()))
         rows = np.arange(self.n) if rows is None else np.asarray(rows)
         if observations.shape != (len(rows), self.spec.observation_dim):
-            raise LamoError(f"policy.act got observations of shape {observations.shape}, expected ({len(rows)}, {self.spec.observation_dim})")
+            raise LamoError(
+                f"policy.act got observations of shape {observations.shape}, expected ({len(rows)}, "
+                f"{self.spec.observation_dim})"
+            )
         if rewards is not None:
             self.to_go[rows] -= np.asarray(rewards, np.float64).reshape(-1)
         index = torch.from_numpy(rows).to(self.device)
-        everyone = len(rows) == self.n
         new = {
-            "returns_to_go": torch.from_numpy((self.to_go[rows] / self.spec.return_scale).astype(np.float32)).to(self.device),
+            "returns_to_go": torch.from_numpy((self.to_go[rows] / self.spec.return_scale).astype(np.float32)).to(
+                self.device
+            ),
             "observations": (torch.from_numpy(observations).to(self.device) - self.mean) / self.std,
             "timesteps": torch.from_numpy(self.steps[rows]).to(self.device),
         }
@@ -282,10 +320,7 @@ class SequencePolicy:
         for name in ("returns_to_go", "observations", "actions", "timesteps"):
             buffer = getattr(self, name)
             part = torch.roll(buffer if everyone else buffer[index], -1, dims=1)
-            if name in new:
-                part[:, -1] = new[name]
-            else:
-                part[:, -1] = 0
+            part[:, -1] = new.get(name, 0)
             context[name] = part
         self.steps[rows] += 1
         # episodes of one batch may be of different age: as many steps as the oldest has, the younger masked on the left
@@ -295,7 +330,9 @@ class SequencePolicy:
         if (age < length).any():
             mask = torch.from_numpy(np.arange(length) >= length - age[:, None]).to(self.device)
         self.model.eval()
-        predicted = self.model(*(context[name][:, -length:] for name in ("returns_to_go", "observations", "actions", "timesteps")), mask)[:, -1]
+        predicted = self.model(
+            *(context[name][:, -length:] for name in ("returns_to_go", "observations", "actions", "timesteps")), mask
+        )[:, -1]
         if self.spec.action_kind == "discrete":
             chosen = predicted.argmax(-1)
             actions = chosen.cpu().numpy()

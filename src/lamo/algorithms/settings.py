@@ -13,12 +13,15 @@ from lamo.errors import LamoError
 
 @dataclass(frozen=True)
 class SequenceSettings:
-    """Return-conditioned sequence modelling: Decision Transformer, Wiki-RL and LaMo are settings of it (docs/method.md)."""
+    """Return-conditioned sequence modelling: Decision Transformer, Wiki-RL and LaMo are settings of it
+    (docs/method.md)."""
 
     lm: str = "tiny"
-    """Language model: `tiny` (embedded), a Hugging Face folder, or a name on the Hugging Face hub. Unused with initialise=scratch."""
+    """Language model: `tiny` (embedded), a Hugging Face folder, or a name on the Hugging Face hub. Unused with
+    initialise=scratch."""
     initialise: Literal["pretrained", "random", "scratch"] = "pretrained"
-    """Weights to start from: the LM's own; the LM's shape with random weights (the control); or a small GPT-2 of layers × width × heads."""
+    """Weights to start from: the LM's own; the LM's shape with random weights (the control); or a small GPT-2 of
+    layers × width × heads."""
     adapt: Literal["lora", "full", "frozen"] = "lora"
     """What of the Transformer trains: LoRA adapters, everything, or nothing."""
     layers: int = 3
@@ -34,15 +37,18 @@ class SequenceSettings:
     lora_dropout: float = 0.1
     """Dropout on the adapters' input."""
     lora_form: Literal["fused", "separate"] = "fused"
-    """One pair of matrices for GPT-2's fused qkv projection (peft's own form), or a pair each for q, k and v (the paper's count)."""
+    """One pair of matrices for GPT-2's fused qkv projection (peft's own form), or a pair each for q, k and v (the
+    paper's count)."""
     lora_bias: bool = False
     """Train the biases of the adapted projections too, as the paper does."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Number format of a frozen base; auto is bfloat16 where the device multiplies it fast, float32 elsewhere. Trainable parts are float32."""
+    """Number format of a frozen base; auto is bfloat16 where the device multiplies it fast, float32 elsewhere.
+    Trainable parts are float32."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """Attention kernel; auto is eager on CPU (faster for short windows) and sdpa on CUDA."""
     positions: Literal["off", "on"] = "off"
-    """GPT-2's own position embeddings on the control path; the timestep embedding does that work. Text always has them."""
+    """GPT-2's own position embeddings on the control path; the timestep embedding does that work. Text always has
+    them."""
     embedding: Literal["mlp", "linear"] = "mlp"
     """How return, state and action become tokens: W1 x + W2 gelu(W1 x), or one linear map."""
     action_head: Literal["mlp", "linear"] = "mlp"
@@ -56,7 +62,8 @@ class SequenceSettings:
     learning_rate: float = 1e-4
     """AdamW's learning rate for embeddings and heads (and all of a Transformer that is trained in full)."""
     lm_learning_rate: float | None = None
-    """Learning rate of adapters, or of a pretrained Transformer trained in full; by default the same as learning_rate."""
+    """Learning rate of adapters, or of a pretrained Transformer trained in full; by default the same as
+    learning_rate."""
     weight_decay: float = 1e-5
     """AdamW's weight decay, on matrices that train."""
     warmup_steps: int = 500
@@ -66,7 +73,8 @@ class SequenceSettings:
     language_weight: float = 0.1
     """λ: total loss = action loss + λ · language cross-entropy; 0 costs nothing."""
     corpus: tuple[str, ...] = ("self",)
-    """Text of the language loss: text file(s), a Hugging Face dataset name, `self` (sampled once from the LM itself, cached), or `none`."""
+    """Text of the language loss: text file(s), a Hugging Face dataset name, `self` (sampled once from the LM
+    itself, cached), or `none`."""
     text_batch: int = 2
     """Blocks of text per step."""
     text_block: int = 1024
@@ -89,7 +97,10 @@ class SequenceSettings:
                 raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must not be negative")
         if self.initialise == "scratch":
             if self.adapt != "full":
-                raise LamoError(f"--initialise scratch with --adapt {self.adapt} would leave random weights untrained; use --adapt full")
+                raise LamoError(
+                    f"--initialise scratch with --adapt {self.adapt} would leave random weights "
+                    f"untrained; use --adapt full"
+                )
             if self.language_weight > 0:
                 raise LamoError("--initialise scratch has no language model, so --language-weight must be 0")
             if self.width % self.heads:

@@ -69,7 +69,9 @@ def tokenize(tokenizer: Tokenizer, text: str, batch: int = 64) -> np.ndarray:
     group: list[str] = []
 
     def flush() -> None:
-        parts.extend(np.asarray(e.ids, dtype=np.uint32) for e in tokenizer.encode_batch(group, add_special_tokens=False))
+        parts.extend(
+            np.asarray(e.ids, dtype=np.uint32) for e in tokenizer.encode_batch(group, add_special_tokens=False)
+        )
         group.clear()
 
     for piece in pieces(text):

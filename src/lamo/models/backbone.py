@@ -22,14 +22,21 @@ from lamo.models.cross_entropy import linear_cross_entropy
 EMBEDDED_LMS = {"tiny": "lm-tiny"}  # name -> folder in lamo.assets
 
 # Attention's query/key/value projections by the names that Hugging Face gives them.
-QKV_MODULES = (("c_attn",), ("query_key_value",), ("qkv_proj",), ("Wqkv",), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"))
+QKV_MODULES = (
+    ("c_attn",),
+    ("query_key_value",),
+    ("qkv_proj",),
+    ("Wqkv",),
+    ("q_proj", "k_proj", "v_proj"),
+    ("q_lin", "k_lin", "v_lin"),
+)
 
 
 # ----------------------------------------------------------------------------------------------------------- loading
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Loading bars and advice of transformers stay out of the user's terminal; its errors become ours."""
     from transformers.utils import logging as hf_logging
 
@@ -46,13 +53,16 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def language_model_folder(lm: str) -> str:
-    """What `from_pretrained` is given for `lm`: the folder of an embedded model, a folder of the user's, or a hub name."""
+    """What `from_pretrained` is given for `lm`: the folder of an embedded model, a folder of the user's, or a hub
+    name."""
     if lm in EMBEDDED_LMS:
         return str(resources.files("lamo.assets") / EMBEDDED_LMS[lm])
     if Path(lm).is_dir():
         return lm
     if lm.startswith((".", "/", "~")) or lm.count("/") > 1 or os.sep in lm.replace("/", "", 1):
-        raise LamoError(f"--lm {lm}: no such folder; give a Hugging Face folder, a hub name, or one of: {', '.join(EMBEDDED_LMS)}")
+        raise LamoError(
+            f"--lm {lm}: no such folder; give a Hugging Face folder, a hub name, or one of: {', '.join(EMBEDDED_LMS)}"
+        )
     return lm
 
 
@@ -61,12 +71,22 @@ def _check_folder(lm: str, folder: str, *, weights: bool) -> None:
     if not path.is_dir():
         return  # a hub name: the hub's own errors are translated by _explain
     if not (path / "config.json").is_file():
-        raise LamoError(f"--lm {lm}: the folder has no config.json, so it is not a Hugging Face model; run `lamo lm pretrain` or save_pretrained")
+        raise LamoError(
+            f"--lm {lm}: the folder has no config.json, so it is not a Hugging Face model; run `lamo lm "
+            f"pretrain` or save_pretrained"
+        )
     if weights and not any(path.glob("*.safetensors")):
-        extra = " (only pickled .bin weights, which are never loaded: save them again as safetensors)" if any(path.glob("*.bin")) else ""
+        extra = (
+            " (only pickled .bin weights, which are never loaded: save them again as safetensors)"
+            if any(path.glob("*.bin"))
+            else ""
+        )
         raise LamoError(f"--lm {lm}: the folder has no weights{extra}; it needs model.safetensors")
     if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model")):
-        raise LamoError(f"--lm {lm}: the folder has no tokenizer (tokenizer.json or vocab.json + merges.txt); add the one the model was trained with")
+        raise LamoError(
+            f"--lm {lm}: the folder has no tokenizer (tokenizer.json or vocab.json + merges.txt); add "
+            f"the one the model was trained with"
+        )
 
 
 def _explain(lm: str, error: Exception) -> LamoError:
@@ -82,7 +102,8 @@ def _explain(lm: str, error: Exception) -> LamoError:
 def load_language_model(lm: str, *, random_seed: int | None = None) -> tuple[Any, Any]:
     """(model, tokenizer): a Hugging Face causal LM in float32 or its stored format, and a `tokenizers.Tokenizer`.
 
-    With `random_seed` the shape is the LM's and the weights are drawn anew. Only safetensors are read, and no code from a hub
+    With `random_seed` the shape is the LM's and the weights are drawn anew. Only safetensors are read, and no code
+    from a hub
     is executed. Raises `LamoError` for an unknown name, a folder without weights or tokenizer, and a vocabulary that
     does not fit its tokenizer.
     """
@@ -91,7 +112,7 @@ def load_language_model(lm: str, *, random_seed: int | None = None) -> tuple[Any
     folder = language_model_folder(lm)
     _check_folder(lm, folder, weights=random_seed is None)
     options: dict[str, Any] = {"trust_remote_code": False}
-    with _quiet_transformers():
+    with quiet_transformers():
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         try:
             wrapped = AutoTokenizer.from_pretrained(folder, **options)
@@ -100,15 +121,23 @@ def load_language_model(lm: str, *, random_seed: int | None = None) -> tuple[Any
             else:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(random_seed)
-                    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **options), dtype=torch.float32)
+                    model = AutoModelForCausalLM.from_config(
+                        AutoConfig.from_pretrained(folder, **options), dtype=torch.float32
+                    )
         except Exception as error:  # transformers raises a dozen kinds; each says in its first line what was wrong
             raise _explain(lm, error) from None
     tokenizer = getattr(wrapped, "backend_tokenizer", None)
     if tokenizer is None:
-        raise LamoError(f"--lm {lm}: its tokenizer has no fast form (tokenizer.json); convert it with AutoTokenizer(...).save_pretrained")
+        raise LamoError(
+            f"--lm {lm}: its tokenizer has no fast form (tokenizer.json); convert it with "
+            f"AutoTokenizer(...).save_pretrained"
+        )
     rows, largest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values(), default=0)
     if largest >= rows:
-        raise LamoError(f"--lm {lm}: its tokenizer has ids up to {largest}, its embedding only {rows} rows; the vocabulary does not fit the tokenizer")
+        raise LamoError(
+            f"--lm {lm}: its tokenizer has ids up to {largest}, its embedding only {rows} rows; the "
+            f"vocabulary does not fit the tokenizer"
+        )
     return model, tokenizer
 
 
@@ -125,7 +154,8 @@ def weights_digest(model: nn.Module) -> str:
 
 
 class SplitProjection(nn.Module):
-    """GPT-2's fused (d -> 3d) projection as three, so that q, k and v can have adapters of their own (the paper's 0.73 %)."""
+    """GPT-2's fused (d -> 3d) projection as three, so that q, k and v can have adapters of their own (the paper's
+    0.73 %)."""
 
     def __init__(self, fused: Any) -> None:
         super().__init__()
@@ -144,8 +174,10 @@ class SplitProjection(nn.Module):
 class Backbone(nn.Module):
     """A causal LM read two ways: embeddings in, hidden states out (control); token ids in, loss out (text).
 
-    On the control path GPT-2's position embeddings are off (`positions="off"`): one zero row is appended to `wpe` and the
-    position ids point at it, which is exact in any number format. Rotary models have no such table; they keep their relative positions.
+    On the control path GPT-2's position embeddings are off (`positions="off"`): one zero row is appended to `wpe`
+    and the
+    position ids point at it, which is exact in any number format. Rotary models have no such table; they keep their
+    relative positions.
     """
 
     def __init__(self, lm: Any, settings: SequenceSettings, device: str | torch.device = "cpu") -> None:
@@ -168,7 +200,9 @@ class Backbone(nn.Module):
         base = lm.base_model
         if settings.positions == "off" and isinstance(getattr(base, "wpe", None), nn.Embedding):
             self.zero_position = base.wpe.num_embeddings
-            table = nn.Embedding(self.zero_position + 1, self.width, padding_idx=self.zero_position)  # padding_idx: it never trains
+            table = nn.Embedding(
+                self.zero_position + 1, self.width, padding_idx=self.zero_position
+            )  # padding_idx: it never trains
             table.weight = nn.Parameter(torch.cat([base.wpe.weight.detach(), base.wpe.weight.new_zeros(1, self.width)]))
             base.wpe = table
         self.base_dtype = base_dtype(settings, device, frozen)
@@ -184,7 +218,10 @@ class Backbone(nn.Module):
         names = {name.rsplit(".", 1)[-1] for name, _ in self.lm.base_model.named_modules()}
         targets = next((list(t) for t in QKV_MODULES if set(t) <= names), None)
         if targets is None:
-            raise LamoError(f"--adapt lora: no query/key/value projections found in a {self.lm.config.model_type} model; use --adapt full or frozen")
+            raise LamoError(
+                f"--adapt lora: no query/key/value projections found in a {self.lm.config.model_type} "
+                f"model; use --adapt full or frozen"
+            )
         if settings.lora_form == "separate" and targets == ["c_attn"]:
             for block in self.lm.base_model.h:
                 block.attn.c_attn = SplitProjection(block.attn.c_attn)
@@ -206,7 +243,8 @@ class Backbone(nn.Module):
                 parameter.data = parameter.data.float()
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hidden states (B, T, d) float32 of input embeddings `tokens` (B, T, d); `mask` (B, T) is True where a token is real.
+        """Hidden states (B, T, d) float32 of input embeddings `tokens` (B, T, d); `mask` (B, T) is True where a
+        token is real.
 
         Without `mask` all tokens are real. Attention is causal; padding is seen by nobody.
         """
@@ -216,7 +254,8 @@ class Backbone(nn.Module):
             positions = torch.full((1, length), self.zero_position, dtype=torch.long, device=tokens.device)
         elif mask is not None:
             positions = (mask.long().cumsum(1) - 1).clamp_min(0)
-        # Always a ready 4-D mask: given a constant `position_ids` and no mask, transformers would take every token for a sequence of its own.
+        # Always a ready 4-D mask: given a constant `position_ids` and no mask, transformers would take every token
+        # for a sequence of its own.
         bias = attention_bias(length, mask, self.base_dtype, tokens.device)
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.lm.base_model(
@@ -243,7 +282,8 @@ def base_dtype(settings: SequenceSettings, device: torch.device, frozen: bool) -
 
 
 def attention_bias(length: int, mask: Tensor | None, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Additive attention mask, (1 or B, 1, T, T): 0 where query i may see key j (j <= i and j real), else the lowest number.
+    """Additive attention mask, (1 or B, 1, T, T): 0 where query i may see key j (j <= i and j real), else the
+    lowest number.
 
     ```
     T = 4, first token padded        keys
@@ -261,7 +301,8 @@ def attention_bias(length: int, mask: Tensor | None, dtype: torch.dtype, device:
 
 
 def scratch_model(settings: SequenceSettings, seed: int) -> Any:
-    """DT's Transformer: a GPT-2 of layers × width × heads with ReLU and no vocabulary, random weights drawn from `seed`."""
+    """DT's Transformer: a GPT-2 of layers × width × heads with ReLU and no vocabulary, random weights drawn from
+    `seed`."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -280,11 +321,12 @@ def scratch_model(settings: SequenceSettings, seed: int) -> Any:
 
 
 def deployed_model(config: dict[str, Any]) -> Any:
-    """An LM of the shape in `config` (a Hugging Face config as a dict) with a vocabulary of one token: acting reads no text."""
+    """An LM of the shape in `config` (a Hugging Face config as a dict) with a vocabulary of one token: acting reads
+    no text."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     values = {**config, "vocab_size": 1, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-    with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=torch.float32)
 
 

@@ -11,7 +11,8 @@ import sys
 def keep_freed_memory() -> bool:
     """Ask glibc to keep freed blocks of up to 32 MiB instead of returning them to the kernel. True if it did.
 
-    A training step allocates and frees the same large activations again and again. By default each is a fresh mmap whose
+    A training step allocates and frees the same large activations again and again. By default each is a fresh mmap
+    whose
     pages the kernel must clear on first touch; that took 15 to 40 % of a step's time on the machines we measured
     (`benchmarks/pretrain.py`). Does nothing on other systems.
     """
@@ -29,7 +30,8 @@ def keep_freed_memory() -> bool:
 def has_fast_bfloat16() -> bool:
     """Whether bfloat16 matrix products are faster than float32 ones on this processor.
 
-    Decided by what the processor declares (AVX512-BF16 or AMX on x86, BF16 on Arm). Without such instructions the products are
+    Decided by what the processor declares (AVX512-BF16 or AMX on x86, BF16 on Arm). Without such instructions the
+    products are
     emulated, and were 100 times *slower* than float32 on an AVX2 machine.
     """
     import torch

@@ -30,7 +30,9 @@ def embedding(kind: Literal["mlp", "linear"], inputs: int, width: int) -> nn.Mod
 def action_head(kind: Literal["mlp", "linear"], width: int, outputs: int, tanh: bool) -> nn.Module:
     """A map (..., width) -> (..., outputs); Linear-GELU-Linear or linear, squashed into [-1, 1] if `tanh`."""
     layers: list[nn.Module] = (
-        [nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)] if kind == "mlp" else [nn.Linear(width, outputs)]
+        [nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)]
+        if kind == "mlp"
+        else [nn.Linear(width, outputs)]
     )
     return nn.Sequential(*layers, nn.Tanh()) if tanh else nn.Sequential(*layers)
 

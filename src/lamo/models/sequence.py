@@ -16,7 +16,8 @@ from lamo.models.embeddings import ActionEmbedding, action_head, embedding, inte
 class DecisionModel(nn.Module):
     """Predicts a_t from R_1, s_1, a_1, …, R_t, s_t (Decision Transformer, arXiv 2106.01345; LaMo, arXiv 2310.20587).
 
-    `lm` is a Hugging Face causal LM. Every token gets the embedding of its timestep added, and all pass a layer norm before the
+    `lm` is a Hugging Face causal LM. Every token gets the embedding of its timestep added, and all pass a layer
+    norm before the
     Transformer, as in DT.
     """
 
@@ -35,12 +36,19 @@ class DecisionModel(nn.Module):
         )
 
     def forward(
-        self, returns_to_go: Tensor, observations: Tensor, actions: Tensor, timesteps: Tensor, mask: Tensor | None = None
+        self,
+        returns_to_go: Tensor,
+        observations: Tensor,
+        actions: Tensor,
+        timesteps: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Predicted actions for every step: (B, K, A) continuous, or logits over A discrete actions.
 
-        returns_to_go (B, K) scaled; observations (B, K, S) standardised; actions (B, K, A) or (B, K) int; timesteps (B, K) int,
-        cut to the horizon; mask (B, K) bool, True where a step is real, None if all are. Action t is never seen by prediction t.
+        returns_to_go (B, K) scaled; observations (B, K, S) standardised; actions (B, K, A) or (B, K) int; timesteps
+        (B, K) int,
+        cut to the horizon; mask (B, K) bool, True where a step is real, None if all are. Action t is never seen by
+        prediction t.
         """
         time = self.embed_timestep(timesteps.clamp(0, self.horizon - 1))  # (B, K, width)
         tokens = interleave(

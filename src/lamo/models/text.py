@@ -25,7 +25,8 @@ def cache_folder() -> Path:
 
 
 def _cached(name: str, make: Any) -> np.ndarray:
-    """The array stored as `name` in the cache, made and stored first where it is not there. An unreadable cache is made again."""
+    """The array stored as `name` in the cache, made and stored first where it is not there. An unreadable cache is
+    made again."""
     path = cache_folder() / f"{name}.npy"
     try:
         return np.load(path, allow_pickle=False)
@@ -43,9 +44,11 @@ def _cached(name: str, make: Any) -> np.ndarray:
 
 @torch.no_grad()
 def sample_self(lm: Any, block: int, tokens: int = SELF_TOKENS, batch: int = 64) -> np.ndarray:
-    """Text that the LM writes itself, (tokens,) ids in rows of `block`: ancestral sampling at temperature 1 from its start mark.
+    """Text that the LM writes itself, (tokens,) ids in rows of `block`: ancestral sampling at temperature 1 from
+    its start mark.
 
-    The cross-entropy of such text is, up to a constant, the divergence KL(pretrained || current): keeping it low keeps the language
+    The cross-entropy of such text is, up to a constant, the divergence KL(pretrained || current): keeping it low
+    keeps the language
     ability without any corpus. Sampled once per LM from a seed of its own, then cached.
     """
     start = lm.config.bos_token_id if lm.config.bos_token_id is not None else lm.config.eos_token_id
@@ -79,7 +82,8 @@ def _from_hub(name: str) -> str:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise LamoError(
-            f"--corpus {name}: no such file, and Hugging Face datasets need the package `datasets` (pip install datasets); or give a text file, `self` or `none`"
+            f"--corpus {name}: no such file, and Hugging Face datasets need the package `datasets` (pip "
+            f"install datasets); or give a text file, `self` or `none`"
         ) from None
     # "wikitext" alone is the paper's corpus
     path, config = ("Salesforce/wikitext", "wikitext-103-raw-v1") if name == "wikitext" else (name, None)
@@ -87,7 +91,9 @@ def _from_hub(name: str) -> str:
         table = load_dataset(path, config, split="train")
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise LamoError(f"--corpus {name}: no such file, and the Hugging Face dataset cannot be loaded ({first})") from None
+        raise LamoError(
+            f"--corpus {name}: no such file, and the Hugging Face dataset cannot be loaded ({first})"
+        ) from None
     if "text" not in table.column_names:
         raise LamoError(f"--corpus {name}: the dataset has no column `text` (it has {', '.join(table.column_names)})")
     return text_data.join(t for t in table["text"] if t)
@@ -102,14 +108,25 @@ def corpus_tokens(corpus: Sequence[str], lm: Any, tokenizer: Any, block: int) ->
         name = f"self-{weights_digest(lm)[:16]}-{block}-{SELF_TOKENS}"
         ids = _cached(name, lambda: sample_self(lm, block))
     else:
-        if len(corpus) == 1 and not Path(corpus[0]).exists() and Path(corpus[0]).suffix in ("", ".") and not corpus[0].startswith((".", "/")):
+        if (
+            len(corpus) == 1
+            and not Path(corpus[0]).exists()
+            and Path(corpus[0]).suffix in ("", ".")
+            and not corpus[0].startswith((".", "/"))
+        ):
             text = _from_hub(corpus[0])
         else:
             text = text_data.read_text(corpus)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16] + hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
+        digest = (
+            hashlib.sha256(text.encode()).hexdigest()[:16]
+            + hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
+        )
         ids = _cached(f"text-{digest}", lambda: text_data.tokenize(tokenizer, text))
     # whole blocks are held out, and text is never cut shorter than one block on either side
     held = max(block + 1, int(len(ids) * HELD_OUT) // block * block)
     if len(ids) < held + block + 1:
-        raise LamoError(f"--corpus {' '.join(corpus)}: {len(ids)} tokens are too few; at least {2 * block + 2} are needed for blocks of {block}")
+        raise LamoError(
+            f"--corpus {' '.join(corpus)}: {len(ids)} tokens are too few; at least {2 * block + 2} are "
+            f"needed for blocks of {block}"
+        )
     return ids[:-held], ids[-held:]

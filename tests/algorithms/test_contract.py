@@ -1,0 +1,180 @@
+"""What every algorithm must do, whatever it is. A new entry of PRESETS is picked up by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lamo.algorithms import PRESETS, get_algorithm, preset_settings
+from lamo.config import Spec
+from lamo.data.episodes import Episodes
+from lamo.errors import LamoError
+from lamo.policy import load_policy, save_policy_files
+
+HORIZON = 12
+
+
+def episodes(kind: str = "continuous") -> Episodes:
+    """Ten episodes in which the right action is a linear function of the state: there is something to learn."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(4, HORIZON + 1, size=10)
+    n = int(lengths.sum())
+    observations = rng.normal(size=(n, 3)).astype(np.float32)
+    signal = observations @ np.asarray([[0.5, 0.0], [-0.5, 0.5], [0.0, -0.5]], np.float32)
+    actions: Any = np.tanh(signal) if kind == "continuous" else (signal[:, 0] > 0).astype(np.int64)
+    return Episodes(
+        observations=observations,
+        actions=actions,
+        rewards=rng.random(n).astype(np.float32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        terminated=np.zeros(10, bool),
+        truncated=np.ones(10, bool),
+        ids=np.arange(10),
+        final_observations=None,
+        metadata={},
+    )
+
+
+def spec(kind: str = "continuous") -> Spec:
+    continuous = kind == "continuous"
+    return Spec(
+        observation_dim=3,
+        action_dim=2,
+        action_kind=kind,  # pyright: ignore[reportArgumentType]
+        action_low=(-0.9, -0.9) if continuous else None,
+        action_high=(0.9, 0.9) if continuous else None,
+        horizon=HORIZON,
+        return_scale=10.0,
+        targets=(8.0,),
+        env=None,
+        score_range=None,
+    )
+
+
+@pytest.fixture(params=list(PRESETS))
+def preset(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def learner(preset: str, lm: Path, kind: str = "continuous", seed: int = 0, **changes: Any) -> Any:
+    name, settings = preset_settings(
+        preset, lm=str(lm), context=5, width=32, text_block=32, warmup_steps=1, learning_rate=3e-3, **changes
+    )
+    return get_algorithm(name)(settings, spec(kind), episodes(kind), batch_size=16, seed=seed)
+
+
+def train(agent: Any, steps: int, seed: int = 0) -> list[dict[str, float]]:
+    batches = agent.batches(np.random.default_rng(seed))
+    return [agent.update(next(batches)) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_it_learns(preset: str, kind: str, small_lm: Path) -> None:
+    log = train(learner(preset, small_lm, kind), 80)
+    first, last = (np.mean([row["action_loss"] for row in rows]) for rows in (log[:10], log[-10:]))
+    assert last < 0.75 * first
+    assert all(np.isfinite(v) for row in log for v in row.values())
+
+
+def test_two_runs_with_one_seed_agree(preset: str, small_lm: Path) -> None:
+    assert train(learner(preset, small_lm), 5) == train(learner(preset, small_lm), 5)
+    assert train(learner(preset, small_lm), 2) != train(learner(preset, small_lm, seed=1), 2)
+
+
+def test_state_goes_on_bit_identically(preset: str, small_lm: Path) -> None:
+    whole = learner(preset, small_lm)
+    rng = np.random.default_rng(0)
+    batches = whole.batches(rng)
+    for _ in range(3):
+        whole.update(next(batches))
+    state = {k: v.clone() for k, v in whole.state_dict().items()}
+    randomness = rng.bit_generator.state, torch.get_rng_state()
+    expected = [whole.update(next(batches)) for _ in range(3)]
+
+    resumed = learner(preset, small_lm)
+    resumed.load_state_dict(state)
+    rng = np.random.default_rng()
+    rng.bit_generator.state = randomness[0]
+    torch.set_rng_state(randomness[1])
+    batches = resumed.batches(rng)
+    assert [resumed.update(next(batches)) for _ in range(3)] == expected
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_frozen_weights_stay(preset: str, small_lm: Path) -> None:
+    agent = learner(preset, small_lm)
+    frozen = {n: p.detach().clone() for n, p in agent.model.named_parameters() if not p.requires_grad}
+    trained = {n: p.detach().clone() for n, p in agent.model.named_parameters() if p.requires_grad}
+    train(agent, 3)
+    now = dict(agent.model.named_parameters())
+    assert all(torch.equal(now[n], p) for n, p in frozen.items())
+    assert any(not torch.equal(now[n], p) for n, p in trained.items())
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_a_saved_policy_acts_the_same(preset: str, kind: str, small_lm: Path, tmp_path: Path) -> None:
+    agent = learner(preset, small_lm, kind)
+    train(agent, 2)
+    save_policy_files(tmp_path / "policy", *agent.export())
+    json.loads((tmp_path / "policy" / "policy.json").read_text())
+    rng = np.random.default_rng(3)
+    observations, rewards = rng.normal(size=(8, 2, 3)), rng.random((8, 2))
+    acted = []
+    for policy in (agent.policy(), load_policy(tmp_path)):
+        policy.reset(2, np.asarray([8.0, 4.0]))
+        acted.append(
+            [policy.act(o, None if t == 0 else r) for t, (o, r) in enumerate(zip(observations, rewards, strict=True))]
+        )
+    assert all(np.array_equal(a, b) for a, b in zip(*acted, strict=True))
+    if kind == "continuous":
+        assert np.abs(acted[0]).max() <= 0.9  # the environment's bounds
+
+
+def test_policy_in_a_batch_equals_alone(preset: str, small_lm: Path) -> None:
+    agent = learner(preset, small_lm)
+    train(agent, 2)
+    rng = np.random.default_rng(3)
+    observations, rewards, targets = rng.normal(size=(8, 3, 3)), rng.random((8, 3)), np.asarray([8.0, 4.0, 1.0])
+    together = agent.policy()
+    together.reset(3, targets)
+    # episode 1 ends after five steps: it drops out, the others go on
+    joint: list[list[np.ndarray]] = [[], [], []]
+    for t in range(8):
+        rows = np.asarray([0, 1, 2] if t < 5 else [0, 2])
+        actions = together.act(observations[t, rows], None if t == 0 else rewards[t, rows], rows)
+        for row, action in zip(rows, actions, strict=True):
+            joint[row].append(action)
+    for row in range(3):
+        alone = agent.policy()
+        alone.reset(1, targets[row : row + 1])
+        for t in range(len(joint[row])):
+            action = alone.act(observations[t, row], None if t == 0 else rewards[t, row])
+            np.testing.assert_allclose(action, joint[row][t], atol=1e-5)
+
+
+def test_policy_refuses_misuse(preset: str, small_lm: Path) -> None:
+    policy = learner(preset, small_lm).policy()
+    with pytest.raises(LamoError, match="reset"):
+        policy.act(np.zeros(3))
+    policy.reset(1)
+    with pytest.raises(LamoError, match="shape"):
+        policy.act(np.zeros(4))
+
+
+def test_state_of_another_model_is_refused(preset: str, small_lm: Path) -> None:
+    state = learner(preset, small_lm).state_dict()
+    state.pop(next(k for k in state if k.startswith("model.")))
+    with pytest.raises(LamoError, match="another model"):
+        learner(preset, small_lm).load_state_dict(state)
+
+
+def test_summary_counts_add_up(preset: str, small_lm: Path) -> None:
+    counts = learner(preset, small_lm).summary()["parameters"]
+    assert counts["total"] == counts["frozen"] + counts["trainable"]
+    assert counts["trainable"] > 0

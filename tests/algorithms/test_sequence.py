@@ -1,0 +1,117 @@
+"""What is particular to the sequence learner: the loss, the language loss, learning rates, the return still to be
+earned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_contract import HORIZON, episodes, learner, spec, train
+
+from lamo.algorithms import get_algorithm, preset_settings
+from lamo.algorithms.sequence import action_loss
+from lamo.algorithms.settings import SequenceSettings
+from lamo.errors import LamoError
+
+
+def test_loss_counts_real_steps_only() -> None:
+    predicted, actions = torch.randn(2, 3, 2), torch.randn(2, 3, 2)
+    mask = torch.tensor([[False, True, True], [True, True, True]])
+    loss, _ = action_loss(predicted, actions, mask)
+    rows = [(predicted[b, t] - actions[b, t]) ** 2 for b in range(2) for t in range(3) if mask[b, t]]
+    torch.testing.assert_close(loss, torch.stack(rows).mean())
+
+
+def test_no_text_is_read_when_lambda_is_zero(small_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = learner("lamo", small_lm, language_weight=0.0)
+    monkeypatch.setattr(agent.model.backbone, "text_loss", lambda ids: pytest.fail("text forward with λ = 0"))
+    assert "language_loss" not in train(agent, 1)[0]
+    assert next(agent.batches(np.random.default_rng(0))).text is None
+
+
+def test_language_loss_acts_on_the_language(small_lm: Path, tmp_path: Path) -> None:
+    """The test's LM knows nothing, so what the loss can do is teach: adapters read a text and predict it better."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("the arm reaches the target and the target moves away from the arm. " * 40)
+    agent = learner("lamo", small_lm, language_weight=10.0, corpus=(str(corpus),))
+    before = agent.perplexity()
+    log = train(agent, 40)
+    assert agent.perplexity() < 0.9 * before
+    assert log[-1]["language_loss"] < log[0]["language_loss"]
+
+
+def test_adapters_have_a_learning_rate_of_their_own(small_lm: Path) -> None:
+    agent = learner("lamo-random", small_lm, lm_learning_rate=1e-5)
+    rates = {id(p): g["peak"] for g in agent.optimizer.param_groups for p in g["params"]}
+    for name, p in agent.model.named_parameters():
+        if p.requires_grad:
+            assert rates[id(p)] == (1e-5 if "lora_" in name else 3e-3), name
+
+
+def test_return_to_go_falls_by_the_reward(small_lm: Path) -> None:
+    policy = learner("dt", small_lm).policy()
+    policy.reset(2, np.asarray([8.0, 4.0]))
+    policy.act(np.zeros((2, 3)))
+    policy.act(np.zeros((2, 3)), np.asarray([1.0, 3.0]))
+    np.testing.assert_allclose(policy.to_go, [7.0, 1.0])
+    np.testing.assert_allclose(policy.returns_to_go[:, -2:], [[0.8, 0.7], [0.4, 0.1]])
+
+
+def test_acting_equals_the_training_forward(small_lm: Path) -> None:
+    """One whole episode fed step by step gives the actions that one forward over the last K steps gives."""
+    agent = learner("lamo-random", small_lm)
+    agent.spec = spec()
+    data, k = episodes(), agent.settings.context
+    policy = agent.policy()
+    n = int(data.lengths[0])
+    policy.reset(1, np.asarray([float(data.returns_to_go[0])]))
+    acted = []
+    for t in range(n):
+        acted.append(policy.act(data.observations[t], None if t == 0 else data.rewards[t - 1]))
+        lo = max(0, t - k + 1)
+        stats = agent.statistics
+        observations = torch.from_numpy((data.observations[lo : t + 1] - stats.mean) / stats.std)[None]
+        past = (
+            np.concatenate([np.stack(acted[lo:t]), np.zeros((1, 2), np.float32)])
+            if t > lo
+            else np.zeros((1, 2), np.float32)
+        )
+        with torch.no_grad():
+            want = agent.model(
+                torch.from_numpy(data.returns_to_go[lo : t + 1].astype(np.float32) / 10)[None],
+                observations,
+                torch.from_numpy(past)[None].float(),
+                torch.arange(lo, t + 1)[None],
+            )[0, -1].numpy()
+        np.testing.assert_allclose(acted[-1], np.clip(want, -0.9, 0.9), atol=1e-5)
+    assert n <= HORIZON
+
+
+def test_published_dt_shape() -> None:
+    _, settings = preset_settings("dt")
+    assert (settings.layers, settings.heads, settings.width, settings.weight_decay) == (3, 1, 128, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"initialise": "scratch"}, "--adapt full"),
+        ({"corpus": ("none",)}, "--language-weight 0"),
+        ({"adapt": "frozen"}, "--language-weight 0"),
+        ({"context": 0}, "--context 0"),
+        ({"dropout": 1.0}, "--dropout"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+    ],
+)
+def test_settings_refuse_contradictions(values: dict, words: str) -> None:
+    with pytest.raises(LamoError, match=words):
+        SequenceSettings(**values)
+
+
+def test_unknown_names_are_one_line() -> None:
+    with pytest.raises(LamoError, match="did you mean lamo"):
+        preset_settings("lamoo")
+    with pytest.raises(LamoError, match="known: sequence"):
+        get_algorithm("nothing")
