@@ -35,6 +35,8 @@ RANKS = {
     "lamo.runs": 9,
     "lamo.prepare": 9,
     "lamo.provenance": 9,
+    "lamo.progress": 9,
+    "lamo.evaluate_run": 10,
     "lamo.data.behaviour": 10,  # these two roll policies out, so they stand above the data that they make
     "lamo.data.collect": 11,
     "lamo.train": 12,
@@ -44,6 +46,7 @@ RANKS = {
     "lamo.demo": 14,
     "lamo.cli": 15,
     "lamo": 16,
+    "lamo.__main__": 16,
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "torchrl", "stable_baselines3"}
 
