@@ -73,7 +73,7 @@ class Outline:
         """(parts, 4) float64: x0, y0, x1, y1 of each segment now, in metres; y is the height in the side view."""
         data, source = self._data, self._env.data
         data.qpos[:], data.mocap_pos[:], data.mocap_quat[:] = source.qpos, source.mocap_pos, source.mocap_quat
-        # The simulation's own positions are a stage behind its joints after a step; these are of the joints as they are.
+        # The simulation's own positions are a stage behind its joints after a step; these are of the joints now.
         self._mujoco.mj_kinematics(self._model, data)
         plane = [0, 1] if self.view == "xy" else [0, 2]
         rows = np.empty((len(self._shapes), 4))

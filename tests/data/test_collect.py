@@ -1,0 +1,165 @@
+"""Collecting behaviour: what is recorded, that it is the same twice, and the dataset that comes with the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lamo.data import behaviour as behaviours
+from lamo.data.collect import collect
+from lamo.data.sources import load_episodes
+from lamo.envs.pool import EVALUATION_SEED_BASE, EnvPool
+from lamo.errors import LamoError
+from lamo.tasks import FAMILIES, Family
+
+MIB = 1 << 20
+
+
+def test_random_behaviour_is_recorded_and_read_back(tmp_path: Path) -> None:
+    told: list[str] = []
+    out = tmp_path / "deep" / "reacher2d.hdf5"
+    episodes = collect("reacher2d", 3, out, policy="random", seed=1, progress=told.append)
+    assert len(episodes) == 3 and episodes.truncated.all() and not episodes.terminated.any()
+    assert told == [f"collected 3 of 3 episodes, mean return {episodes.returns.mean():.1f}"]
+    again = load_episodes(out)
+    assert again.digest() == episodes.digest()
+    assert again.metadata["env"] == "Reacher2d-v0"
+    assert (again.metadata["action_low"], again.metadata["action_high"]) == ([-1.0, -1.0], [1.0, 1.0])
+    notes = again.metadata["attributes"]
+    assert (
+        notes["command"]
+        == "lamo data collect --task reacher2d --episodes 3 --seed 1 --policy random --out reacher2d.hdf5"
+    )
+    assert notes["reset_seeds"] == "1000000 to 1000002" and notes["seed"] == 1
+    assert {"python", "numpy", "gymnasium", "mujoco"} <= set(json.loads(notes["versions"]))
+    assert str(tmp_path) not in json.dumps(again.metadata["attributes"])
+
+
+def test_recording_is_what_happened(tmp_path: Path) -> None:
+    episodes = collect("Hopper-v5", 4, policy="random", seed=2)
+    assert episodes.terminated.all() and len(set(episodes.lengths)) > 1
+    assert episodes.final_observations is not None
+    with EnvPool("Hopper-v5") as pool:
+        for e in range(4):
+            start, end = episodes.offsets[e], episodes.offsets[e + 1]
+            observation = pool.reset([2_000_000 + e])
+            for t in range(start, end):
+                np.testing.assert_array_equal(observation[0], episodes.observations[t])
+                observation, reward, terminated, _ = pool.step(np.arange(1), episodes.actions[t][None])
+                assert np.float32(reward[0]) == episodes.rewards[t] and terminated[0] == (t == end - 1)
+            np.testing.assert_array_equal(observation[0], episodes.final_observations[e])
+
+
+def test_same_seed_same_bytes_and_any_number_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = collect("Hopper-v5", 5, tmp_path / "a.hdf5", policy="random", seed=0)
+    collect("Hopper-v5", 5, tmp_path / "b" / "a.hdf5", policy="random", seed=0)
+    assert (tmp_path / "a.hdf5").read_bytes() == (tmp_path / "b" / "a.hdf5").read_bytes()
+    monkeypatch.setattr("lamo.data.collect.PARALLEL", 2)
+    assert collect("Hopper-v5", 5, policy="random", seed=0).digest() == a.digest()
+    assert collect("Hopper-v5", 5, policy="random", seed=1).digest() != a.digest()
+
+
+def test_horizon_cuts_episodes() -> None:
+    episodes = collect("Pendulum-v1", 2, policy="random", horizon=7)
+    assert list(episodes.lengths) == [7, 7] and episodes.truncated.all()
+    assert "--horizon 7" in episodes.metadata["attributes"]["command"]
+
+
+def test_discrete_actions() -> None:
+    episodes = collect("CartPole-v1", 3, policy="random")
+    assert episodes.discrete and set(episodes.actions) == {0, 1} and episodes.terminated.all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task_or_env": "reacher2", "episodes": 1}, "did you mean reacher2d"),
+        ({"task_or_env": "Hoper-v5", "episodes": 1, "policy": "random"}, "did you mean"),
+        ({"task_or_env": "reacher2d", "episodes": 0}, "cannot collect 0 episodes"),
+        ({"task_or_env": "reacher2d", "episodes": 1, "seed": 1000}, "seeds 0 to 999"),
+        ({"task_or_env": "reacher2d", "episodes": 1, "policy": "rnadom"}, "give random, train"),
+        ({"task_or_env": "reacher2d", "episodes": 1, "policy": "train:mediun"}, "did you mean medium"),
+        ({"task_or_env": "Hopper-v5", "episodes": 1}, "no skill 'medium'"),
+        ({"task_or_env": "reacher2d", "episodes": 1, "policy": "sb3:no.zip"}, "no.zip: no such file"),
+    ],
+)
+def test_bad_requests(arguments: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(LamoError, match=message):
+        collect(out=tmp_path / "out.hdf5", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_file_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "mine.hdf5"
+    out.write_bytes(b"precious")
+    with pytest.raises(LamoError, match=r"mine.hdf5 exists; choose another --out"):
+        collect("reacher2d", 1, out, policy="random")
+    assert out.read_bytes() == b"precious"
+
+
+def test_a_run_folder_acts_through_its_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Still:
+        def reset(self, n=1, targets=None):
+            assert n == 2 and targets is None
+
+        def act(self, observations, rewards=None, rows=None):
+            return np.zeros((len(rows), 2), np.float32)
+
+    monkeypatch.setattr("lamo.policy.load_policy", lambda folder: Still())
+    episodes = collect("reacher2d", 2, policy=str(tmp_path))
+    assert not episodes.actions.any() and episodes.metadata["attributes"]["policy"] == tmp_path.name
+
+
+@pytest.fixture
+def quick_ppo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A skill that a few updates reach, on four environments."""
+    pytest.importorskip("stable_baselines3")
+    monkeypatch.setitem(FAMILIES, "reacher2d", Family("Reacher2d-v0", {"awake": (-5.0, 5.0), "medium": (30.0, 50.0)}))
+    monkeypatch.setattr(behaviours, "PPO_ENVIRONMENTS", 4)
+    monkeypatch.setattr(behaviours, "PPO_WINDOW", 8)
+    monkeypatch.setattr(behaviours, "PPO_STEP_LIMIT", 1_200)
+    monkeypatch.setitem(behaviours.PPO_SETTINGS, "batch_size", 100)
+
+
+def test_trained_behaviour_is_the_same_twice(quick_ppo: None) -> None:
+    first = collect("reacher2d", 2, policy="train:awake", seed=3)
+    assert first.digest() == collect("reacher2d", 2, policy="train:awake", seed=3).digest()
+    notes = first.metadata["attributes"]
+    assert notes["training_steps"] > 800 and json.loads(notes["training_settings"])["gamma"] == 0.98
+    assert "stochastically" in notes["policy_description"]
+    assert len(np.unique(first.actions)) > 50  # it acts with noise
+
+
+def test_a_skill_not_reached_is_an_error(quick_ppo: None, tmp_path: Path) -> None:
+    with pytest.raises(LamoError, match=r"not the 40 of 'medium'; try another --seed"):
+        collect("reacher2d", 2, tmp_path / "out.hdf5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_stable_baselines3_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "stable_baselines3", None)
+    with pytest.raises(LamoError, match=r'pip install "lamo\[baselines\]"'):
+        collect("reacher2d", 1)
+
+
+def test_embedded_dataset() -> None:
+    import lamo.data.collect
+
+    path = Path(lamo.data.collect.__file__).parents[1] / "assets" / "reacher2d-medium.hdf5"
+    assert path.stat().st_size <= 6 * MIB
+    episodes = load_episodes("reacher2d-medium")
+    assert len(episodes) >= 1000 and (episodes.lengths == 100).all() and episodes.truncated.all()
+    assert 30 <= episodes.returns.mean() <= 50 and episodes.returns.max() >= 76
+    assert set(np.unique(episodes.rewards)) == {0.0, 1.0} and np.abs(episodes.actions).max() <= 1.0
+    notes = episodes.metadata["attributes"]
+    assert notes["command"].startswith("lamo data collect --task reacher2d --episodes 1000")
+    assert notes["env_id"] == "Reacher2d-v0" and int(notes["reset_seeds"].split()[-1]) < EVALUATION_SEED_BASE
+
+
+@pytest.mark.slow
+def test_medium_skill_is_reached_from_nothing() -> None:
+    episodes = collect("reacher2d", 100, seed=1)
+    assert 30 <= episodes.returns.mean() <= 50
