@@ -19,7 +19,7 @@ import numpy as np
 
 from lamo.errors import LamoError
 
-BLOCK = 1 << 16  # rows handled at once where a whole-array temporary would cost a second copy of the dataset
+BLOCK = 1 << 14  # rows handled at once where a whole-array temporary would cost a second copy of the dataset
 STD_FLOOR = 1e-6
 
 

@@ -59,8 +59,8 @@ def need(record: Record, key: str, source: str) -> Array:
     if value is None:
         present = ", ".join(sorted(record.keys())) or "none"
         raise LamoError(f"{source}: {record.label}: key {key!r} is missing; the keys present are {present}")
-    if len(value.shape) == 0:
-        raise LamoError(f"{source}: {record.label}: {key} is a single value, not an array with one row per step")
+    if not hasattr(value, "shape") or len(value.shape) == 0:
+        raise LamoError(f"{source}: {record.label}: {key} is not an array with one row per step")
     return value
 
 

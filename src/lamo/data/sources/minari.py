@@ -90,10 +90,13 @@ def read_minari(path: Path, source: str) -> Episodes:
         if first is None:
             raise LamoError(f"{source}: holds no episodes; an offline dataset needs at least one transition")
         space = _space(notes, "observation_space", source)
-        if notes.get("jpeg_encoding", True) and _has_image(space):
-            raise LamoError(f"{source}: observations are images; only state observations are supported")
-        parts = _parts(space, first, "observations", source)
-        metadata = _describe(notes, source, [part.key.partition("/")[2] for part in parts])
+        try:
+            if notes.get("jpeg_encoding", True) and _has_image(space):
+                raise LamoError(f"{source}: observations are images; only state observations are supported")
+            parts = _parts(space, first, "observations", source)
+            metadata = _describe(notes, source, [part.key.partition("/")[2] for part in parts])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise LamoError(f"{source}: metadata.json describes a space that does not fit ({error!r})") from error
         episodes = gather(records, parts, ("terminations", "truncations"), source, metadata)
     told = notes.get("total_episodes")
     if isinstance(told, int) and told != len(episodes):
@@ -129,16 +132,23 @@ class _Table:
             return None
         column = self.table[name].combine_chunks()
         for field in inner:
-            if column.type.get_field_index(field) < 0:
+            names = _fields(column)
+            field = field if field in names else field.removeprefix("_index_")  # a tuple's parts have bare numbers here
+            if field not in names:
                 return None
             column = column.field(field)
-        if hasattr(column.type, "num_fields") and column.type.num_fields and not hasattr(column.type, "list_size"):
-            return _Branch([column.type.field(i).name for i in range(column.type.num_fields)])
+        if _fields(column):
+            return _Branch(_fields(column))
         if hasattr(column.type, "list_size"):
             values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
         else:
             values = column.to_numpy(zero_copy_only=False)
         return values if name == "observations" else values[:-1]
+
+
+def _fields(column: Any) -> list[str]:
+    """Names inside a struct column, none for others."""
+    return [field.name for field in column.type] if str(column.type).startswith("struct") else []
 
 
 class _Branch(list):
