@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -119,6 +121,18 @@ def test_normalisation_is_given_or_off(make_episodes, rng):
     np.testing.assert_array_equal(raw[0], episodes.observations[:3])
     scaled = Windows(episodes, 3, statistics=given_).at(steps).observations
     np.testing.assert_array_equal(scaled[0], (episodes.observations[:3] - given_.mean) / given_.std)
+
+
+def test_arrays_in_any_layout(make_episodes):
+    episodes = make_episodes([9, 30])
+    turned = replace(
+        episodes,
+        observations=np.asfortranarray(episodes.observations),
+        actions=np.repeat(episodes.actions, 2, axis=0)[::2],
+    )
+    for x, y in zip(Windows(episodes, 6).at(np.arange(39)), Windows(turned, 6).at(np.arange(39)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert episodes.digest() == turned.digest()
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,9 @@ class Windows:
                 f"{episodes.source}: statistics are for {len(self.statistics.mean)} numbers per observation, "
                 f"the data has {width}"
             )
+        # `take` copies all of an array that is not contiguous, at every batch; these are no copies of one that is.
+        self._observations = np.ascontiguousarray(episodes.observations)
+        self._actions = np.ascontiguousarray(episodes.actions)
         self._returns_to_go = (episodes.returns_to_go / return_scale).astype(np.float32)  # (N,)
         self._columns = np.arange(context)
         # One row per window, K * S wide: numpy's inner loop then runs over 340 numbers and not over 17.
@@ -82,15 +85,15 @@ class Windows:
         rows = (steps - padding)[:, None] + self._columns  # (B, K); real columns are steps … end - 1
         mask = rows >= steps[:, None]
         np.maximum(rows, steps[:, None], out=rows)  # padding points at a row that exists and is zeroed below
-        observations = episodes.observations.take(rows, axis=0)
+        observations = self._observations.take(rows, axis=0)
         if self._shift is not None:
             flat = observations.reshape(len(steps), -1)
             flat -= self._shift
             flat /= self._scale
-        actions = episodes.actions.take(rows, axis=0)
+        actions = self._actions.take(rows, axis=0)
         returns_to_go = self._returns_to_go.take(rows)
         timesteps = rows - start[:, None]
-        for row in np.flatnonzero(padding):  # few; a boolean index over all arrays costs more
-            pad = slice(padding[row])
-            returns_to_go[row, pad], observations[row, pad], actions[row, pad], timesteps[row, pad] = 0, 0, 0, 0
+        empty = np.flatnonzero(~mask)  # whole rows by number: four times faster than the mask itself as an index
+        for array in (returns_to_go, observations, actions, timesteps):
+            array.reshape(mask.size, *array.shape[2:])[empty] = 0
         return WindowBatch(returns_to_go, observations, actions, timesteps, mask)

@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def read_minari_id(name: str) -> Episodes:
         try:
             import minari  # here: it takes a second to import and only downloads need it
 
-            minari.download_dataset(name)
+            print(f"lamo: downloading Minari dataset {name} to {root}", file=sys.stderr, flush=True)
+            with redirect_stdout(sys.stderr):  # minari speaks on standard output, which is for results
+                minari.download_dataset(name)
         except ImportError as error:
             raise LamoError(
                 f"Minari dataset {name} is not in {root}; `pip install 'minari[hdf5,hf]'` to download"
