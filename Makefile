@@ -38,11 +38,11 @@ format: $(VENV)/.installed-dev ## let ruff rewrite what it can
 	@$(BIN)/ruff format -q .
 
 bench: $(VENV)/.installed-dev ## speed and memory, as ratios against a named reference in the same run
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file"; done
 
 clean: ## remove what a run leaves behind; the virtual environment stays (rm -rf .venv removes it)
 	@rm -rf demo dist build .pytest_cache .ruff_cache .hypothesis
-	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are renewed when pyproject.toml changes; a failed installation leaves none behind.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python

@@ -44,9 +44,10 @@ RANKS = {
     "lamo.sweep": 13,
     "lamo.report": 13,
     "lamo.demo": 14,
-    "lamo.cli": 15,
-    "lamo": 16,
-    "lamo.__main__": 16,
+    "lamo.commands": 15,
+    "lamo.cli": 16,
+    "lamo": 17,
+    "lamo.__main__": 17,
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "torchrl", "stable_baselines3"}
 
@@ -85,6 +86,8 @@ def imports(name: str, *, only_at_import: bool = False) -> Iterator[tuple[str, i
                 alias
             ) in node.names:  # `from lamo.data import text` imports a module, `from lamo.data import Episodes` a name
                 whole = f"{node.module}.{alias.name}"
+                if whole == "lamo.__version__":  # a constant of the package, which is there before any of its modules
+                    continue
                 yield (whole if whole in MODULES else str(node.module)), node.lineno
 
 
