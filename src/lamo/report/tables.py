@@ -1,0 +1,241 @@
+"""The tables of a report: for a terminal (rich) and in Markdown. Both show the same cells."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lamo.report.measure import headline
+from lamo.report.stats import COVERAGE
+
+DASH = "–"
+HEADINGS = ("method", "seeds", "return target", "last window", "best checkpoint", "final")
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number for a table: `digits` decimals below 1000, none above. A missing one is a dash."""
+    if value is None:
+        return DASH
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
+
+
+def interval(found: Mapping[str, Any] | None) -> str:
+    """ "33.0 [28.1, 37.9]", or the estimate alone where no interval can be had."""
+    if not found or found["estimate"] is None:
+        return DASH
+    if found["low"] is None or found["high"] is None:
+        return number(found["estimate"])
+    return f"{number(found['estimate'])} [{number(found['low'])}, {number(found['high'])}]"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 45 s, 12.5 min or 3.1 h."""
+    if seconds is None:
+        return DASH
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def count(value: float | None) -> str:
+    """A number of parameters or steps: 812, 45.3 k, 1.2 M."""
+    if value is None:
+        return DASH
+    for size, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.0f}"
+
+
+def method_rows(section: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bool]]:
+    """Rows under HEADINGS, every return target of every method; True marks the method's best target."""
+    rows: list[tuple[tuple[str, ...], bool]] = []
+    for method in section["methods"]:
+        seeds = str(len(method["evaluated_seeds"]))
+        if not method["targets"]:
+            rows.append(((method["label"], seeds, "not evaluated yet", DASH, DASH, DASH), False))
+        for i, target in enumerate(method["targets"]):
+            name = "default" if target["target"] is None else f"{target['target']:g}"
+            cells = (
+                method["label"],
+                seeds,
+                name,
+                *(interval(target[key]) for key in ("last_window", "best_checkpoint", "final")),
+            )
+            rows.append((cells, i == method["best_target"]))
+    return rows
+
+
+def data_line(section: Mapping[str, Any]) -> str | None:
+    """What the data itself achieves, in a sentence."""
+    data, metric = section["data"], section["metric"]
+    if not data or data.get(f"{metric}_mean") is None:
+        return None
+    best = f", best {number(data[f'{metric}_max'])}" if data.get(f"{metric}_max") is not None else ""
+    size = f" in {data['episodes']:,.0f} episodes" if data.get("episodes") is not None else ""
+    varies = " (means over the runs: each seed draws its own subset)" if data["varies_by_seed"] else ""
+    return f"The data itself: mean {metric} {number(data[f'{metric}_mean'])}{best}{size}{varies}."
+
+
+def improvement(pair: Mapping[str, Any]) -> str:
+    """ "0.83 [0.50, 1.00]"; without the interval where the two are apart entirely, for it has no width then and would
+    mislead.
+    """
+    if pair["separated_by_luck"] is not None:
+        return f"{pair['probability']:.2f}"
+    return f"{pair['probability']:.2f} [{pair['low']:.2f}, {pair['high']:.2f}]"
+
+
+def luck_line(pairs: Sequence[Mapping[str, Any]]) -> str | None:
+    """What a probability of 1.00 is worth with so few seeds; None where there is none."""
+    luck = [pair["separated_by_luck"] for pair in pairs if pair["separated_by_luck"] is not None]
+    if not luck:
+        return None
+    return (
+        "1.00 means that every run of the first lies above every run of the second. "
+        "Two equal methods with this many seeds come apart so, one way or the other, "
+        f"in {100 * max(luck):.2g} % of cases."
+    )
+
+
+def interval_lines(section: Mapping[str, Any]) -> list[str]:
+    """What the intervals of this section are over, method by method where they differ, and how far to trust them."""
+    lines = []
+    by_kind: dict[tuple[str | None, int, int], list[str]] = {}
+    for method in section["methods"]:
+        window = headline(method)
+        if window:
+            by_kind.setdefault((window["over"], window["runs"], window["episodes"]), []).append(method["label"])
+    for (over, runs, episodes), labels in by_kind.items():
+        seeds = f"{runs} seed{'s' if runs > 1 else ''}, {episodes:,} evaluation episodes per target in the last window"
+        if over == "seeds":
+            covered = [value for n, value in COVERAGE.items() if n <= runs]
+            trust = (
+                f"; with so few seeds such an interval is too narrow (about {100 * covered[-1]:.0f} % real coverage)"
+                if runs < 20
+                else ""
+            )
+            what = f"95 % bootstrap intervals are over seeds{trust}"
+        elif over == "episodes":
+            what = (
+                "95 % bootstrap intervals are over episodes, because there are fewer than 3 seeds: "
+                "they say nothing about another training run"
+            )
+        else:
+            what = "too few episodes for an interval"
+        lines.append(f"{', '.join(labels)}: {seeds}; {what}.")
+    return lines
+
+
+PROTOCOL = (
+    "Last window: mean over evaluations in the last 20 000 steps or the last 20 % of the run, whichever is shorter. "
+    "Best checkpoint: the best single evaluation of each run, picked after the fact, so it flatters. "
+    "The best return target (marked) is also picked after the fact, as in the paper, from the very episodes that it is "
+    "scored on; every other target stands beside it."
+)
+
+
+def terminal(numbers: Mapping[str, Any], width: int | None = None) -> str:
+    """All sections as text for a terminal. `width` in columns; None asks the terminal. No colour codes: it may be
+    piped.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, highlight=False, no_color=True, markup=False)
+    for section in numbers["sections"]:
+        # Text, not str: rich would read [brackets] in a stranger's label as markup.
+        table = Table(
+            title=Text(f"{section['title']} ({section['metric']})"), title_justify="left", box=box.SIMPLE_HEAD
+        )
+        for i, heading in enumerate(HEADINGS):
+            table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i != 0, overflow="fold")
+        previous = None
+        for cells, best in method_rows(section):
+            first = cells[0] if cells[0] != previous else ""
+            previous = cells[0]
+            shown = (first, cells[1] if first else "", f"{cells[2]} ★" if best else f"{cells[2]}  ", *cells[3:])
+            table.add_row(*(Text(cell) for cell in shown))
+        console.print(table)
+        for line in (data_line(section), *interval_lines(section), *section["notes"]):
+            if line:
+                console.print(Text(line))
+        console.print()
+    return buffer.getvalue().rstrip() + "\n"
+
+
+def escape_markdown(text: object) -> str:
+    """Text from a run folder, inert in Markdown: no table cell, link, emphasis, code or HTML can begin in it."""
+    return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", str(text)).replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def table_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of cells that are escaped already; the first column to the left, the others to the right."""
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows))
+
+
+def _comparisons_markdown(pairs: Sequence[Mapping[str, Any]], heading: str) -> list[str]:
+    if not pairs:
+        return []
+    safe = escape_markdown
+    rows = [
+        [f"{safe(pair['a'])} over {safe(pair['b'])}", number(pair["difference"]), safe(improvement(pair))]
+        for pair in pairs
+    ]
+    luck = luck_line(pairs)
+    return [table_markdown((heading, "difference", "probability of improvement"), rows), *([luck] if luck else [])]
+
+
+def markdown(numbers: Mapping[str, Any], picture: str | None = None) -> str:
+    """The report in Markdown. `picture`: name of an image file beside it."""
+    safe = escape_markdown
+    parts = ["# Report", PROTOCOL]
+    if picture:
+        parts.append(f"![Learning curves at each method's best target]({picture})")
+    for section in numbers["sections"]:
+        parts += [f"## {safe(section['title'])}", f"Unit: {section['metric']}."]
+        rows = [
+            [f"**{safe(c)}**" if best and i in (2, 3) else safe(c) for i, c in enumerate(cells)]
+            for cells, best in method_rows(section)
+        ]
+        parts.append(table_markdown(HEADINGS, rows))
+        parts += [safe(line) for line in (data_line(section), *interval_lines(section)) if line]
+        parts += _comparisons_markdown(section["comparisons"], "comparison (last window, best targets)")
+        rows = []
+        for method in section["methods"]:
+            parameters, perplexity = method["parameters"] or {}, method["perplexity"] or {}
+            before_after = (
+                f"{number(perplexity.get('before'), 2)} → {number(perplexity.get('after'), 2)}" if perplexity else DASH
+            )
+            rows.append(
+                [
+                    safe(method["label"]),
+                    count(parameters.get("trainable")),
+                    count(parameters.get("total")),
+                    before_after,
+                    duration(method["seconds"]),
+                ]
+            )
+        parts.append(
+            table_markdown(
+                ("method", "trained parameters", "of all", "perplexity before → after", "wall-clock time per run"), rows
+            )
+        )
+        parts += [f"- {safe(note)}" for note in section["notes"]]
+    if numbers["aggregate"]:
+        total = numbers["aggregate"]
+        parts.append(f"## Over {total['tasks']} tasks")
+        rows = [[safe(m["label"]), str(m["runs"]), interval(m["mean"]), interval(m["iqm"])] for m in total["methods"]]
+        parts.append(table_markdown(("method", "runs", "mean score", "interquartile mean"), rows))
+        parts += _comparisons_markdown(total["comparisons"], "comparison")
+    lines, previous = [], ""
+    for part in parts:
+        lines.append(part if part.startswith("- ") and previous.startswith("- ") else f"\n{part}")
+        previous = part
+    return "\n".join(lines).strip() + "\n"
