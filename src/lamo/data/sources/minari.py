@@ -112,9 +112,12 @@ class _Group:
 
     def __init__(self, group: Any, number: int) -> None:
         self.group, self.id, self.label = group, number, f"episode_{number}"
+        self.opened: dict[str, Any] = {}
 
     def get(self, key: str) -> Any:
-        return self.group.get(key)
+        if key not in self.opened:  # opening costs more than reading the hundreds of rows of an episode
+            self.opened[key] = self.group.get(key)
+        return self.opened[key]
 
     def keys(self) -> list[str]:
         return list(self.group)
