@@ -131,7 +131,7 @@ def test_everything_is_written(written: Written) -> None:
     assert "http" not in re.sub(r"http-equiv", "", text)  # not even a namespace
     assert len(page.all("canvas")) == 2
     assert "6 runs" in text and "3 seeds, 15 evaluation episodes" in text and "over seeds" in text
-    assert "Settings that differ" in text and "algorithm.adapt" in text and "a CPU" in text
+    assert "Settings that differ (2)" in text and "algorithm.adapt" in text and "a CPU" in text
     assert "31.20" in text and "33.90" in text and "400 k" in text
     traces = json.loads(re.search(r'id="rollouts">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
     assert [len(trace["frames"]) for trace in traces] == [61, 61]

@@ -150,6 +150,7 @@ class _Page:
         )
         settings = parts.gather(section, lambda run: run.config)
         values = {key: {json.dumps(value, sort_keys=True) for _, _, value in found} for key, found in settings.items()}
+        differing = {key: settings[key] for key, found in values.items() if len(found) > 1 and key != "seed"}
         data = data_line(measured)
         return el(
             "section",
@@ -169,9 +170,7 @@ class _Page:
             parts.models_table(measured),
             el("h3", "Runs"),
             parts.runs_table(measured),
-            parts.facts(
-                "Settings that differ", {key: settings[key] for key, found in values.items() if len(found) > 1}
-            ),
+            parts.facts("Settings that differ", differing),
             parts.facts("All settings", settings),
             parts.facts(
                 "Provenance: data, versions, machine, command", parts.gather(section, lambda run: run.provenance)
