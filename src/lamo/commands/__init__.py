@@ -1,0 +1,57 @@
+"""The verbs of `lamo`: thin, each a dataclass of options and a function over what does the work.
+
+Figures go to standard output, everything else to standard error; with --json standard output holds one JSON object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_module
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
+
+T = TypeVar("T")
+
+
+def parse(cls: type[T], verb: str, argv: list[str], default: T | None = None) -> T:
+    """`cls` from the options in `argv`; `default` says what is not given. Leaves with code 2 where that cannot be."""
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(cls, args=argv, prog=f"lamo {verb}", config=(OmitArgPrefixes, FlagCreatePairsOff), **options)
+
+
+@contextlib.contextmanager
+def stdout_kept_clean(json: bool) -> Iterator[None]:
+    """With --json whatever libraries print goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
+        yield
+
+
+def answer(value: Mapping[str, Any], json: bool, text: Callable[[], str]) -> int:
+    """Print the result, as JSON or as text, and return the exit code of success."""
+    print(json_module.dumps(value, allow_nan=False) if json else text())
+    return 0
+
+
+def counter(what: str, quiet: bool) -> Callable[[int, int], None]:
+    """A progress callback (done, in all) that shows a count on a terminal."""
+
+    def show(done: int, total: int) -> None:
+        if not quiet and sys.stderr.isatty():
+            print(f"\r{what}: {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def score_lines(summary: Mapping[str, Any]) -> list[str]:
+    """One line per return target of `lamo.evaluate.summarise`."""
+    lines = []
+    for row in summary["targets"]:
+        name = "default" if row["target"] is None else f"{row['target']:g}"
+        score = "" if row["score_mean"] is None else f", score {row['score_mean']:.1f} ± {row['score_std']:.1f}"
+        figures = f"return {row['return_mean']:.5g} ± {row['return_std']:.3g}{score}"
+        lines.append(f"  target {name:<8}{figures} ({row['episodes']} episodes)")
+    return lines

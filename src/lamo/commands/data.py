@@ -1,0 +1,88 @@
+"""`lamo data inspect` and `lamo data collect`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from lamo.commands import answer, parse, stdout_kept_clean
+
+
+@dataclass
+class Inspect:
+    """What is in a dataset, and what looks wrong with it."""
+
+    source: Positional[str]
+    """A file (.hdf5, .npz, .pkl), a folder, a Minari id or an embedded name."""
+    env: str | None = None
+    """Compare sizes and bounds with this environment, a Gymnasium id; by default the one that the dataset names."""
+    json: bool = False
+    """Print one JSON object: episodes, steps, return_mean, return_max, …"""
+
+
+def inspect_verb(argv: list[str]) -> int:
+    """`lamo data inspect`."""
+    options = parse(Inspect, "data inspect", argv)
+    with stdout_kept_clean(options.json):
+        from lamo.data.inspect import inspect, render
+        from lamo.data.sources import load_episodes
+
+        episodes = load_episodes(options.source)
+        if options.env is None:
+            result = inspect(episodes)
+        else:
+            from lamo.envs.pool import EnvPool
+
+            with EnvPool(options.env) as pool:
+                result = inspect(episodes, pool.envs[0])
+    return answer(result, options.json, lambda: render(result))
+
+
+@dataclass
+class Collect:
+    """Record episodes of a behaviour policy and write them as HDF5 in D4RL's layout."""
+
+    task: str
+    """What to record: `reacher2d`, a task's name, or a Gymnasium id."""
+    out: Path
+    """The .hdf5 file to write; it must not exist."""
+    episodes: int = 1000
+    """Episodes to record."""
+    policy: str = "train:medium"
+    """`random`; `train:SKILL` (PPO, stopped at that skill: medium or expert); `sb3:FILE.zip`; or a run folder."""
+    seed: int = 0
+    """Seed of behaviour and of the episodes' starts."""
+    horizon: int | None = None
+    """Steps after which an episode is cut; by default the environment's own limit."""
+    quiet: bool = False
+    """No progress."""
+    json: bool = False
+    """Print what was recorded, as `lamo data inspect --json` does."""
+
+
+def collect_verb(argv: list[str]) -> int:
+    """`lamo data collect`."""
+    options = parse(Collect, "data collect", argv)
+
+    def say(line: str) -> None:
+        if not options.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    with stdout_kept_clean(options.json):
+        from lamo.data.collect import collect
+        from lamo.data.inspect import inspect, render
+
+        episodes = collect(
+            options.task,
+            options.episodes,
+            options.out,
+            policy=options.policy,
+            seed=options.seed,
+            horizon=options.horizon,
+            progress=say,
+        )
+        result = {"out": str(options.out), **inspect(episodes)}
+    return answer(result, options.json, lambda: f"{render(result)}\n{options.out}")

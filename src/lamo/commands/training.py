@@ -1,0 +1,106 @@
+"""`lamo train`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lamo.commands import answer, parse, score_lines, stdout_kept_clean
+from lamo.config import Experiment, flag
+from lamo.errors import LamoError
+
+
+@dataclass
+class Train:
+    """Train a policy. A flag beats the --config file, that beats the preset, and that the task's published settings.
+
+    The options below are those of the chosen --preset and --task, with their defaults.
+    """
+
+    experiment: Experiment
+    out: Path | None = None
+    """Folder of the new run; it must not hold another."""
+    config: Path | None = None
+    """Take the settings from this JSON file, such as the config.json of a run."""
+    resume: Path | None = None
+    """Go on with the run in this folder, from its newest checkpoint; only --steps and --device may be given with it."""
+    tensorboard: bool = False
+    """Also write TensorBoard files, into the run's folder tensorboard/."""
+    quiet: bool = False
+    """No progress."""
+    json: bool = False
+    """Print the run's summary as one JSON object."""
+
+
+def train_verb(argv: list[str]) -> int:
+    """`lamo train`."""
+    base = _base_experiment(argv)
+    options = parse(Train, "train", argv, Train(base))
+    with stdout_kept_clean(options.json):
+        from lamo import train as training
+
+        watch = {"quiet": options.quiet, "tensorboard": options.tensorboard}
+        if options.resume is not None:
+            run = training.resume(options.resume, **_resume_changes(base, options), **watch)
+        elif options.out is None:
+            raise LamoError("give --out DIR, the folder of the new run (or --resume DIR to go on with one)")
+        else:
+            run = training.train(options.experiment, options.out, command=shlex.join(["lamo", "train", *argv]), **watch)
+        summary = run.summary() or {}
+    return answer({"run": str(run.path), **summary}, options.json, lambda: describe_run(run.path, run.config, summary))
+
+
+def _base_experiment(argv: list[str]) -> Experiment:
+    """What the flags are laid over: the run of --resume, the file of --config, or defaults of --preset and --task."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("preset", "task", "config", "resume"):
+        peek.add_argument(f"--{name}", nargs="?")
+    given, _ = peek.parse_known_args(argv)
+    named = {name: getattr(given, name) for name in ("preset", "task") if getattr(given, name) is not None}
+    if given.resume is not None:
+        from lamo.runs import Run
+
+        if given.config is not None:
+            raise LamoError("--resume takes the settings of the run itself; drop --config")
+        return Experiment.from_json(Run.open(given.resume).config, str(Path(given.resume) / "config.json"))
+    if given.config is not None:
+        return Experiment.read(given.config).but(**named)
+    return Experiment(**named)
+
+
+def _resume_changes(base: Experiment, options: Train) -> dict[str, Any]:
+    """--steps and --device where they differ from the run's own. Any other change is an error that names its flag."""
+    if options.out is not None:
+        raise LamoError(f"--resume writes into {options.resume} itself; drop --out")
+    new, changes = options.experiment, {}
+    for old_part, new_part in ((base, new), (base.algorithm, new.algorithm)):
+        for field in fields(old_part):
+            value = getattr(new_part, field.name)
+            if field.name == "algorithm" or value == getattr(old_part, field.name):
+                continue
+            if field.name not in ("steps", "device"):
+                raise LamoError(
+                    f"{flag(field.name)} cannot change in a run that goes on; start a new one with --config"
+                )
+            changes[field.name] = value
+    return changes
+
+
+def describe_run(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """A finished run in a few lines."""
+    data = config.get("task") or config.get("dataset")
+    lines = [f"{path}: {config['preset']} on {data}, {summary['steps']} steps in {summary['seconds'] / 60:.1f} min"]
+    if counts := summary.get("parameters"):
+        lora = counts.get("lora_share")
+        share = "" if lora is None else f", LoRA {100 * lora:.2f} % of the LM"
+        lines.append(
+            f"  parameters     {counts['total']:,}: {counts['frozen']:,} frozen, {counts['trainable']:,} trained{share}"
+        )
+    if summary.get("perplexity"):
+        lines.append("  perplexity     {before:.2f} before, {after:.2f} after".format(**summary["perplexity"]))
+    lines += score_lines(summary["final"]) if summary.get("final") else []
+    return "\n".join([*lines, f"  see it with: lamo report {path} --out report"])

@@ -1,0 +1,305 @@
+"""What a run is told (`Experiment`) and what data and environment look like (`Spec`): frozen dataclasses, strict JSON.
+
+A docstring under a field is its help text on the command line. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from lamo.algorithms import PRESETS, preset_settings, settings_type
+from lamo.errors import LamoError, warn
+from lamo.tasks import get_task, nearest
+
+STEPS, BATCH_SIZE = 10_000, 64
+MAX_SEED, MAX_EPISODES = 99_999, 10_000  # evaluation seeds are base + 10 000 · seed + episode and must stay below 2³²
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a learner must know of the data and the environment that its policy will act in."""
+
+    observation_dim: int
+    """S, numbers in an observation."""
+    action_dim: int
+    """A: numbers in a continuous action, or the count of discrete ones."""
+    action_kind: Literal["continuous", "discrete"]
+    """Whether actions are (A,) float32 or one of A choices."""
+    action_low: tuple[float, ...] | None
+    """(A,) lower bounds of continuous actions, None where unknown."""
+    action_high: tuple[float, ...] | None
+    """(A,) upper bounds."""
+    horizon: int
+    """Steps of the longest episode; the size of the timestep embedding."""
+    return_scale: float
+    """Returns-to-go are divided by this."""
+    targets: tuple[float, ...]
+    """Returns that the policy is asked for in evaluation."""
+    env: str | None = None
+    """Gymnasium id, None for data without an environment."""
+    score_range: tuple[float, float] | None = None
+    """Returns of score 0 and of score 100."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run, whole: with equal data, versions and machine two of it give equal metrics.
+
+    What is left at None is filled in from the task's row and the preset; `algorithm` holds the settings of the preset's
+    algorithm. Raises `LamoError` for what cannot be, and names the flag.
+    """
+
+    preset: str = "lamo"
+    """What to train: `lamo`, `lamo-random` (the control: random, frozen LM) or `dt` (Decision Transformer)."""
+    task: str | None = None
+    """A row of `lamo tasks`: environment, horizon, return targets and scale, scores, dataset and published settings."""
+    dataset: str | None = None
+    """Dataset: a file, a folder, a Minari id or an embedded name. By default the task's own."""
+    env: str | None = None
+    """Environment, a Gymnasium id. By default the task's, else the one that the dataset names."""
+    ratio: float = 1.0
+    """Share of the dataset's episodes that are used, in (0, 1]; chosen at random by the seed."""
+    seed: int = 0
+    """Seed of everything: the choice of episodes, new weights, batches, dropout and evaluation."""
+    steps: int = None  # type: ignore[assignment]  # None only until __post_init__
+    """Gradient steps."""
+    batch_size: int = None  # type: ignore[assignment]
+    """Windows (or transitions) per gradient step."""
+    eval_every: int = 2_500
+    """Gradient steps between evaluations; there is always one at the end."""
+    eval_episodes: int = 20
+    """Evaluation episodes per return target; 0 trains without an environment."""
+    targets: tuple[float, ...] | None = None
+    """Returns that the policy is asked for. By default the task's, else two taken from the returns in the data."""
+    checkpoint_every: int = 1_000
+    """Gradient steps between checkpoints; 0 saves only at the end and when interrupted."""
+    log_every: int = 50
+    """Gradient steps between rows of metrics.jsonl, which are means over those steps."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto (cuda where there is one)."""
+    algorithm: Any = None
+    """Settings of the algorithm."""
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise LamoError(f"unknown preset {self.preset!r}; {nearest(self.preset, PRESETS)}")
+        task = get_task(self.task) if self.task is not None else None
+        row = dict(task.settings) if task else {}
+        fill: dict[str, Any] = {"steps": row.get("steps", STEPS), "batch_size": row.get("batch_size", BATCH_SIZE)}
+        fill["algorithm"] = preset_settings(self.preset, **row)[1]
+        if task:
+            fill |= {"dataset": task.dataset, "env": task.env, "targets": task.targets}
+        for name, value in fill.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.targets is not None:
+            object.__setattr__(self, "targets", tuple(float(target) for target in self.targets))
+        if self.dataset is not None:
+            object.__setattr__(self, "dataset", str(self.dataset))
+        self._check()
+
+    def _check(self) -> None:
+        wanted = settings_type(PRESETS[self.preset][0])
+        if type(self.algorithm) is not wanted:
+            raise LamoError(f"preset {self.preset} takes {wanted.__name__}, not {type(self.algorithm).__name__}")
+        if not 0 < self.ratio <= 1:
+            raise LamoError(f"--ratio {self.ratio} lies outside (0, 1]; 0.1 uses a tenth of the episodes, 1 uses all")
+        for name, low, high in (
+            ("seed", 0, MAX_SEED),
+            ("steps", 1, None),
+            ("batch_size", 1, None),
+            ("eval_every", 1, None),
+            ("eval_episodes", 0, MAX_EPISODES),
+            ("checkpoint_every", 0, None),
+            ("log_every", 1, None),
+        ):
+            value = getattr(self, name)
+            if value < low or (high is not None and value > high):
+                allowed = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise LamoError(f"{flag(name)} {value} must be {allowed}")
+        if self.targets is not None and (not self.targets or not all(map(math.isfinite, self.targets))):
+            raise LamoError("--targets must be one or more finite returns, such as --targets 40 76")
+        if self.targets is not None and len(set(self.targets)) < len(self.targets):
+            given = " ".join(f"{target:g}" for target in self.targets)
+            raise LamoError(f"--targets {given} names a return twice; give each once")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise LamoError(f"--device {self.device} is not known; use cpu, cuda, cuda:N or auto")
+
+    # -------------------------------------------------------------------------------------------------- making others
+
+    @classmethod
+    def of(cls, preset: str = "lamo", task: str | None = None, **settings: Any) -> Experiment:
+        """An experiment from flat names, as on the command line: `Experiment.of("lamo", steps=500, context=5)`.
+
+        Raises `LamoError` for a name that neither an experiment nor the preset's algorithm has, naming the nearest.
+        """
+        plain = cls(preset=preset, task=task)
+        own, inner = _names(cls) - {"algorithm", "preset", "task"}, _names(type(plain.algorithm))
+        for name in settings:
+            if name not in own | inner:
+                raise LamoError(f"preset {preset} has no setting {name!r}; {nearest(name, sorted(own | inner))}")
+        values = {f.name: getattr(plain.algorithm, f.name) for f in fields(plain.algorithm)}
+        values |= {name: value for name, value in settings.items() if name in inner}
+        return cls(
+            preset=preset,
+            task=task,
+            algorithm=type(plain.algorithm)(**values),
+            **{name: value for name, value in settings.items() if name in own},
+        )
+
+    def departures(self) -> dict[str, Any]:
+        """Flat names and values in which this experiment differs from the defaults of its own preset and task."""
+        plain = Experiment(preset=self.preset, task=self.task)
+        pairs = [(self, plain, _names(Experiment) - {"algorithm"})]
+        pairs.append((self.algorithm, plain.algorithm, _names(type(self.algorithm))))
+        return {n: getattr(a, n) for a, b, names in pairs for n in sorted(names) if getattr(a, n) != getattr(b, n)}
+
+    def but(self, **changes: Any) -> Experiment:
+        """This experiment with some settings, by flat name, changed.
+
+        A new preset or task brings its own defaults: only the settings in which this experiment departs from its own
+        preset and task are carried over, and one that the new algorithm does not have is left out with a warning.
+        """
+        preset, task = changes.pop("preset", self.preset), changes.pop("task", self.task)
+        carried = {name: value for name, value in self.departures().items() if name not in ("preset", "task")}
+        known = _names(Experiment) | _names(type(Experiment(preset=preset).algorithm))
+        for name in [name for name in carried if name not in known]:
+            warn(f"preset {preset} has no setting {flag(name)}; it is left out")
+            del carried[name]
+        return Experiment.of(preset, task, **{**carried, **changes})
+
+    # ----------------------------------------------------------------------------------------------------------- JSON
+
+    def to_json(self) -> dict[str, Any]:
+        """What config.json holds: enough to run it again. `from_json` gives an equal experiment back."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "algorithm"}
+        algorithm = {"name": PRESETS[self.preset][0], **asdict(self.algorithm)}
+        return json.loads(json.dumps({**values, "algorithm": algorithm}))
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "config.json") -> Experiment:
+        """From a JSON object; keys that are absent take the defaults of preset and task.
+
+        Raises `LamoError` for an unknown key (naming the nearest) and for a value of the wrong type.
+        """
+        flat = checked_fields(cls, value, where, skip={"algorithm"})
+        preset, task = flat.pop("preset", "lamo"), flat.pop("task", None)
+        if preset not in PRESETS:
+            raise LamoError(f"{where}: unknown preset {preset!r}; {nearest(preset, PRESETS)}")
+        algorithm = value.get("algorithm", {})
+        if not isinstance(algorithm, dict):
+            raise LamoError(f"{where}: algorithm must be an object, not {_json_name(algorithm)}")
+        algorithm = dict(algorithm)
+        name = algorithm.pop("name", PRESETS[preset][0])
+        if name != PRESETS[preset][0]:
+            raise LamoError(f"{where}: algorithm.name is {name!r}, but preset {preset} has {PRESETS[preset][0]!r}")
+        flat |= checked_fields(settings_type(name), algorithm, where, prefix="algorithm.")
+        return cls.of(preset, task, **flat)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Experiment:
+        """From a JSON file. Raises `LamoError` for a file that is missing, not JSON, or not an experiment."""
+        return cls.from_json(read_json(path), str(path))
+
+
+# ------------------------------------------------------------------------------------------------------- strict JSON
+
+T = TypeVar("T")
+
+
+def read_json(path: str | Path) -> Any:
+    """The JSON value in a file. Raises `LamoError` where there is none; NaN and Infinity are not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except FileNotFoundError:
+        raise LamoError(f"{path}: no such file") from None
+    except OSError as error:
+        raise LamoError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise LamoError(f"{path}: not a whole JSON file ({error})") from None
+
+
+def read_dataclass(cls: type[T], value: Any, where: str) -> T:
+    """`cls` from a JSON object, every key known and every type right, or a `LamoError` that names the key."""
+    return cls(**checked_fields(cls, value, where))
+
+
+def checked_fields(cls: type, value: Any, where: str, *, prefix: str = "", skip: Iterable[str] = ()) -> dict[str, Any]:
+    """The fields of dataclass `cls` that the JSON object `value` gives, lists as tuples; `skip` passes unread."""
+    if not isinstance(value, dict):
+        raise LamoError(f"{where}: {prefix.rstrip('.') or 'the file'} must hold a JSON object, not {_json_name(value)}")
+    hints = typing.get_type_hints(cls)
+    out = {}
+    for key, item in value.items():
+        if key not in _names(cls):
+            raise LamoError(f"{where}: unknown key {prefix + key!r}; {nearest(key, sorted(_names(cls)))}")
+        if key not in skip:
+            out[key] = _typed(item, hints[key], f"{where}: {prefix}{key}")
+    return out
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """`value` if it is of type `hint`: scalar, None, Literal, tuple[X, ...] or a union; int passes for float."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for arg in args:
+            try:
+                return _typed(value, arg, where)
+            except LamoError:
+                continue
+    elif origin is Literal:
+        if value in args and not isinstance(value, bool):
+            return value
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
+            if len(inner) == len(value):
+                return tuple(_typed(v, t, f"{where}[{i}]") for i, (v, t) in enumerate(zip(value, inner, strict=True)))
+    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif hint is Any or type(value) is hint:
+        return value
+    raise LamoError(f"{where} must be {_describe(hint)}, not {_json_name(value)}")
+
+
+def _describe(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(arg) for arg in args)
+    if origin is Literal:
+        return " or ".join(repr(arg) for arg in args)
+    if origin is tuple:
+        return f"a list of {_describe(args[0]).removeprefix('a ')}s"
+    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", type(None): "null"}
+    return plain.get(hint, str(hint))
+
+
+def _json_name(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else f"{text[:37]}…"
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+# ----------------------------------------------------------------------------------------------------------- helpers
+
+
+@cache
+def _names(cls: type) -> frozenset[str]:
+    return frozenset(f.name for f in fields(cls))
+
+
+def flag(name: str) -> str:
+    """`eval_every` -> `--eval-every`."""
+    return f"--{name.replace('_', '-')}"

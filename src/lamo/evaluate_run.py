@@ -1,0 +1,45 @@
+"""Evaluate the policy of a run that has finished: what `lamo evaluate` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lamo.config import Spec, read_dataclass
+from lamo.errors import LamoError
+from lamo.evaluate import rollout, summarise
+from lamo.policy import load_policy
+from lamo.runs import Run
+from lamo.tasks import Task
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    targets: Sequence[float] | None = None,
+    episodes: int = 20,
+    seed: int | None = None,
+    env: str | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Play `episodes` episodes per return target with the policy in run folder `run`; nothing is written.
+
+    `targets` are by default those of the run. `seed` is by default the run's own, which meets the same episodes as its
+    evaluations while it trained. Returns {"run", "env", "seed", "targets": [one row per target], "best_target",
+    "records": [one per episode]}, see `lamo.evaluate.summarise` and `rollout`. Raises `LamoError` for a folder without
+    a finished run and for a run without an environment.
+    """
+    folder = Run.open(run)
+    spec = read_dataclass(Spec, folder.provenance.get("spec"), f"{run}/provenance.json: spec")
+    env = env or spec.env
+    if env is None:
+        raise LamoError(f"{run}: the run has no environment; give --env ID")
+    if seed is None:
+        seed = int(folder.config["seed"])
+    task = Task(env, env, spec.horizon, spec.targets, spec.return_scale, spec.score_range, None)
+    policy = load_policy(run, device)
+    wanted = tuple(targets) if targets is not None else spec.targets
+    records = rollout(policy, env, wanted, episodes, seed, task.score, progress=progress)
+    return {"run": str(run), "env": env, "seed": seed, **summarise(records), "records": records}

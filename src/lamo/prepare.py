@@ -1,0 +1,151 @@
+"""From an `Experiment` to what it trains on: data checked against the environment, the task's facts, the device."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lamo.config import Experiment, Spec
+from lamo.data.episodes import Episodes
+from lamo.data.inspect import outside_bounds
+from lamo.data.sources import load_episodes
+from lamo.errors import LamoError, warn
+from lamo.tasks import Task, base_name, get_task, task_for_env
+
+
+class Setup(NamedTuple):
+    """What a learner is built from."""
+
+    episodes: Episodes
+    """The chosen share of the dataset."""
+    task: Task
+    """The task's row, or one made up from the environment and the data; its targets are those of the run."""
+    spec: Spec
+    device: str
+    """cpu, cuda or cuda:N."""
+
+
+def prepare(experiment: Experiment) -> Setup:
+    """Read the data, check it against the environment, choose the share, resolve what depends on them.
+
+    Raises `LamoError` for whatever does not fit together; nothing is written. Without evaluation the environment is not
+    made.
+    """
+    device = resolve_device(experiment.device)
+    if experiment.dataset is None:
+        raise LamoError(
+            f"task {experiment.task} has no dataset of its own; give --dataset FILE"
+            if experiment.task
+            else "nothing to train on: give --task NAME (`lamo tasks` lists them) or --dataset FILE"
+        )
+    episodes = load_episodes(experiment.dataset)
+    env = experiment.env or episodes.metadata.get("env")
+    if env is None and experiment.eval_episodes:
+        hint = "give --env ID, or --eval-episodes 0 to train without one"
+        raise LamoError(f"{episodes.source} does not name its environment; {hint}")
+    facts = _from_data(episodes)
+    if env is not None and experiment.eval_episodes:
+        facts = _from_environment(env, episodes)
+    episodes = episodes.subsample(experiment.ratio, experiment.seed)
+    if experiment.task is not None:
+        task = get_task(experiment.task)
+        horizon = max(task.horizon, facts.limit or 0, int(episodes.lengths.max()))
+        task = replace(task, env=env or task.env, horizon=horizon)
+    else:
+        task = task_for_env(env or episodes.source, episodes, facts.limit)
+    task = replace(task, targets=experiment.targets or task.targets)
+    spec = Spec(
+        observation_dim=episodes.observations.shape[1],
+        action_dim=facts.action_dim,
+        action_kind="discrete" if episodes.discrete else "continuous",
+        action_low=facts.low,
+        action_high=facts.high,
+        horizon=task.horizon,
+        return_scale=task.return_scale,
+        targets=task.targets,
+        env=env,
+        score_range=task.score_range,
+    )
+    return Setup(episodes, task, spec, device)
+
+
+class _Facts(NamedTuple):
+    action_dim: int
+    low: tuple[float, ...] | None
+    high: tuple[float, ...] | None
+    limit: int | None  # steps after which the environment truncates
+
+
+def _bounds(low: Any, high: Any) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    if low is None or high is None or not np.isfinite([low, high]).all():
+        return None, None
+    return tuple(float(x) for x in low), tuple(float(x) for x in high)
+
+
+def _from_data(episodes: Episodes) -> _Facts:
+    """What the data alone says; bounds only where the source recorded them."""
+    if episodes.discrete:
+        return _Facts(int(episodes.actions.max()) + 1, None, None, None)
+    low, high = (episodes.metadata.get(f"action_{end}") for end in ("low", "high"))
+    return _Facts(episodes.actions.shape[1], *_bounds(low, high), None)
+
+
+def _from_environment(env: str, episodes: Episodes) -> _Facts:
+    """What the environment says, after a look whether the data can be of it."""
+    from lamo.envs.pool import EnvPool
+
+    name, size = episodes.source, episodes.observations.shape[1]
+    with EnvPool(env) as pool:
+        if pool.observation_dim != size:
+            raise LamoError(
+                f"{name} has observations of {size} numbers, but those of {env} have {pool.observation_dim}; "
+                f"give the environment that the data was recorded in{_better_version(env, size)}"
+            )
+        if pool.discrete != episodes.discrete:
+            kinds = [("choices" if discrete else "vectors") for discrete in (episodes.discrete, pool.discrete)]
+            raise LamoError(
+                f"{name} has actions that are {kinds[0]}, those of {env} are {kinds[1]}; give another --env"
+            )
+        if not episodes.discrete and pool.action_dim != (own := episodes.actions.shape[1]):
+            raise LamoError(
+                f"{name} has actions of {own} numbers, those of {env} have {pool.action_dim}; give another --env"
+            )
+        if episodes.discrete and (most := int(episodes.actions.max())) >= pool.action_dim:
+            raise LamoError(f"{name} has action {most}, but {env} knows 0 to {pool.action_dim - 1}; give another --env")
+        low, high = _bounds(pool.action_low, pool.action_high)
+        if low is not None and (count := outside_bounds(episodes, low, high)):
+            warn(f"{name}: {count} of {episodes.steps} actions lie outside the bounds of {env}; kept as they are")
+        return _Facts(pool.action_dim, low, high, pool.max_episode_steps)
+
+
+def _better_version(env: str, size: int) -> str:
+    """A hint, `, such as --env Reacher-v4`, where one has `size` numbers."""
+    import gymnasium
+
+    from lamo.envs.pool import EnvPool
+
+    versions = [name for name in gymnasium.registry if base_name(name) == base_name(env) and name != env]
+    for other in sorted(versions, reverse=True):
+        # versions that need packages long gone fail in many ways, and are no advice
+        with contextlib.suppress(Exception), EnvPool(other) as pool:
+            if pool.observation_dim == size:
+                return f", such as --env {other}"
+    return ""
+
+
+def resolve_device(name: str) -> str:
+    """`auto` -> cuda where there is one, else cpu. Raises `LamoError` for a device that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        number = int(re.sub(r"\D", "", name) or 0)
+        if number >= count:
+            raise LamoError(f"--device {name}: PyTorch finds {count} CUDA devices here; use --device cpu or auto")
+    return name

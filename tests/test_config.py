@@ -1,0 +1,152 @@
+"""An Experiment: how it is filled in, what it refuses, and strict JSON in and out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import toy  # noqa: F401  # puts presets "toy" and "toy-fast" into the table
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamo.algorithms import PRESETS
+from lamo.config import Experiment, Spec, read_dataclass
+from lamo.errors import LamoError
+
+
+def test_task_and_preset_fill_what_is_not_given() -> None:
+    experiment = Experiment(preset="lamo", task="reacher2d-medium")
+    assert (experiment.dataset, experiment.env) == ("reacher2d-medium", "Reacher2d-v0")
+    assert experiment.targets == (40.0, 76.0)
+    assert experiment.steps == 10_000 and experiment.batch_size == 64
+    assert experiment.algorithm.context == 5  # the task's published setting
+    assert Experiment(preset="lamo").algorithm.context == 20
+
+
+def test_what_is_given_stays() -> None:
+    experiment = Experiment.of("dt", "reacher2d-medium", context=7, targets=[3], steps=11, dataset=Path("x.hdf5"))
+    assert experiment.algorithm.context == 7 and experiment.targets == (3.0,)
+    assert experiment.steps == 11 and experiment.dataset == "x.hdf5"
+    assert experiment.algorithm.embedding == "linear"  # the preset beats the task's row
+
+
+def test_experiment_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Experiment().seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ratio": 0.0}, "--ratio 0.0 lies outside"),
+        ({"ratio": 1.5}, "--ratio 1.5 lies outside"),
+        ({"ratio": float("nan")}, "--ratio nan lies outside"),
+        ({"steps": 0}, "--steps 0 must be at least 1"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"eval_every": 0}, "--eval-every 0"),
+        ({"eval_episodes": -1}, "--eval-episodes -1"),
+        ({"checkpoint_every": -1}, "--checkpoint-every -1"),
+        ({"seed": -1}, "--seed -1"),
+        ({"targets": ()}, "--targets must be"),
+        ({"targets": (1.0, 1.0)}, "names a return twice"),
+        ({"targets": (float("inf"),)}, "finite"),
+        ({"device": "gpu"}, "--device gpu"),
+        ({"stpes": 3}, "did you mean steps"),
+        ({"explode": 3}, "did you mean explode_at"),
+    ],
+)
+def test_refusals_name_the_flag(settings: dict, message: str) -> None:
+    with pytest.raises(LamoError, match=message.replace("(", r"\(")):
+        Experiment.of("toy", **settings)
+
+
+def test_unknown_names_say_the_nearest() -> None:
+    with pytest.raises(LamoError, match="did you mean lamo"):
+        Experiment(preset="lmao")
+    with pytest.raises(LamoError, match="reacher2d-medium"):
+        Experiment(task="reacher2d-meduim")
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("task", [None, "reacher2d-medium", "hopper-medium"])
+def test_json_round_trip(preset: str, task: str | None) -> None:
+    experiment = Experiment.of(preset, task, seed=3, targets=(1.5, 2.0))
+    text = json.dumps(experiment.to_json(), allow_nan=False)
+    assert Experiment.from_json(json.loads(text)) == experiment
+
+
+@given(
+    ratio=st.floats(1e-9, 1.0),
+    seed=st.integers(0, 99_999),
+    steps=st.integers(1, 10**9),
+    targets=st.none() | st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=4, unique=True),
+    learning_rate=st.floats(1e-12, 1e3),
+)
+def test_json_round_trip_keeps_every_digit(
+    ratio: float, seed: int, steps: int, targets: list | None, learning_rate: float
+) -> None:
+    experiment = Experiment.of("toy", ratio=ratio, seed=seed, steps=steps, targets=targets, learning_rate=learning_rate)
+    assert Experiment.from_json(json.loads(json.dumps(experiment.to_json()))) == experiment
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"presett": "toy"}, "unknown key 'presett'; did you mean preset"),
+        ({"preset": "toy", "algorithm": {"learning_rat": 1.0}}, "unknown key 'algorithm.learning_rat'"),
+        ({"preset": "toy", "algorithm": {"name": "sequence"}}, "algorithm.name is 'sequence'"),
+        ({"preset": "toy", "algorithm": []}, "algorithm must be an object"),
+        ({"preset": "toyy"}, "unknown preset 'toyy'"),
+        ({"steps": 1.5}, "steps must be a whole number, not 1.5"),
+        ({"steps": True}, "steps must be a whole number, not true"),
+        ({"steps": None}, "steps must be a whole number, not null"),
+        ({"ratio": "0.1"}, 'ratio must be a number, not "0.1"'),
+        ({"targets": [1, "x"]}, "targets must be a list of numbers or null"),
+        ({"device": 3}, "device must be a string"),
+        ({"algorithm": {"adapt": "loar"}}, "algorithm.adapt must be 'lora' or 'full' or 'frozen'"),
+        ([], "must hold a JSON object"),
+    ],
+)
+def test_json_is_strict(value: object, message: str) -> None:
+    with pytest.raises(LamoError) as caught:
+        Experiment.from_json(value, "c.json")
+    assert str(caught.value).startswith("c.json: ") and message in str(caught.value)
+
+
+def test_partial_json_takes_defaults() -> None:
+    experiment = Experiment.from_json({"preset": "toy", "task": "reacher2d-medium", "algorithm": {"sleep": 1}})
+    assert experiment.algorithm.sleep == 1.0 and type(experiment.algorithm.sleep) is float
+    assert experiment.env == "Reacher2d-v0" and experiment.algorithm.context == 5
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"ratio": NaN}', "[" * 100_000, "\x00"])
+def test_broken_json_files(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    with pytest.raises(LamoError, match=r"c\.json"):
+        Experiment.read(path)
+
+
+def test_missing_json_file(tmp_path: Path) -> None:
+    with pytest.raises(LamoError, match="no such file"):
+        Experiment.read(tmp_path / "none.json")
+
+
+def test_but_keeps_only_departures_when_preset_or_task_change(capsys: pytest.CaptureFixture[str]) -> None:
+    old = Experiment.of("lamo", "reacher2d-medium", seed=4, lora_rank=8)
+    new = old.but(task="hopper-medium")
+    assert (new.env, new.targets, new.algorithm.context) == ("Hopper-v5", (1800.0, 3600.0), 20)
+    assert (new.seed, new.algorithm.lora_rank) == (4, 8)
+    toy_one = old.but(preset="toy", sleep=2.0)
+    assert (toy_one.seed, toy_one.algorithm.sleep, toy_one.env) == (4, 2.0, "Reacher2d-v0")
+    assert "--lora-rank" in capsys.readouterr().err
+    assert old.but() == old
+
+
+def test_spec_from_json() -> None:
+    spec = Spec(3, 2, "continuous", (-1.0, -1.0), (1.0, 1.0), 10, 1.0, (1.0,), None, (0.0, 1.0))
+    value = json.loads(json.dumps(spec.__dict__))
+    assert read_dataclass(Spec, value, "x") == spec
+    with pytest.raises(LamoError, match="score_range must be"):
+        read_dataclass(Spec, {**value, "score_range": [0.0]}, "x")
