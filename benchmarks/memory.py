@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py [--steps 1000000]
 
-Writes a dataset of HalfCheetah's shapes to a temporary folder, trains ten steps on it in a process of its own, and reads that
-process' peak from the operating system.
+Writes a dataset of HalfCheetah's shapes to a temporary folder, trains ten steps on it in a process of its own, and
+reads that process' peak from the operating system.
 """
 
 from __future__ import annotations

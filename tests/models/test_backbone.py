@@ -66,6 +66,16 @@ def test_text_keeps_its_positions() -> None:
     torch.testing.assert_close(Backbone(gpt2(), settings()).eval().text_loss(ids), want)
 
 
+def test_text_is_read_without_dropout_unless_asked() -> None:
+    ids = torch.randint(0, 50, (2, 9))
+    for asked in (False, True):
+        backbone = Backbone(gpt2(), settings(dropout=0.5, text_dropout=asked)).train()
+        same = torch.equal(backbone.text_loss(ids), backbone.text_loss(ids))
+        assert same != asked
+        tokens = torch.randn(1, 5, 32)
+        assert not torch.equal(backbone(tokens), backbone(tokens))  # behaviour keeps its dropout
+
+
 def test_zero_position_row_never_trains() -> None:
     backbone = Backbone(gpt2(), settings(adapt="full"))
     backbone(torch.randn(2, 5, 32)).sum().backward()

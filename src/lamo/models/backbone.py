@@ -191,9 +191,16 @@ class Backbone(nn.Module):
         for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout"):
             if hasattr(lm.config, name):
                 setattr(lm.config, name, settings.dropout)
+        self.text_dropout = settings.text_dropout
+        # where the Transformer's own dropout rates are kept; taken before adapters add theirs
+        self.dropouts: list[tuple[nn.Module, str]] = []
         for module in lm.modules():
             if isinstance(module, nn.Dropout):
-                module.p = settings.dropout
+                self.dropouts.append((module, "p"))
+            elif isinstance(getattr(module, "attention_dropout", None), float):
+                self.dropouts.append((module, "attention_dropout"))  # Llama and its kin keep a number
+        self._set_dropout(settings.dropout)
+        self.dropout = settings.dropout
         kernel = settings.attention if settings.attention != "auto" else ("sdpa" if device.type == "cuda" else "eager")
         lm.set_attn_implementation(kernel)
         self.zero_position: int | None = None
@@ -265,11 +272,27 @@ class Backbone(nn.Module):
 
     def text_loss(self, ids: Tensor) -> Tensor:
         """Mean next-token cross-entropy in nats of blocks `ids` (b, T + 1) int64, with position embeddings."""
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.autocast):
+        with self._reading(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self.autocast):
             hidden = self.lm.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         weight = self.lm.get_output_embeddings().weight
         flat = hidden.reshape(-1, hidden.shape[-1]).to(weight.dtype)
         return linear_cross_entropy(flat, weight, ids[:, 1:].reshape(-1))
+
+    def _set_dropout(self, rate: float) -> None:
+        for module, attribute in self.dropouts:
+            setattr(module, attribute, rate)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """The Transformer's own dropout is off inside (unless `text_dropout`); the adapters' stays."""
+        if self.text_dropout or not self.training:
+            yield
+            return
+        self._set_dropout(0.0)
+        try:
+            yield
+        finally:
+            self._set_dropout(self.dropout)
 
 
 def base_dtype(settings: SequenceSettings, device: torch.device, frozen: bool) -> torch.dtype:
