@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import toy  # noqa: F401  # puts presets "toy" and "toy-fast" into the table
 from hypothesis import given
 from hypothesis import strategies as st
 
+import toy  # noqa: F401  # puts presets "toy" and "toy-fast" into the table
 from lamo.algorithms import PRESETS
 from lamo.config import Experiment, Spec, read_dataclass
 from lamo.errors import LamoError

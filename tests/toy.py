@@ -1,4 +1,4 @@
-"""A learner, an environment and a dataset so small that a run takes a second: the loop cannot tell them from real ones."""
+"""A learner, an environment and a dataset so small that a run takes a second: the loop sees no difference."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ class ToyLearner:
 
     def update(self, batch: np.ndarray) -> dict[str, float]:
         self.net.train()
-        time.sleep(self.settings.sleep)
+        if self.settings.sleep:
+            time.sleep(self.settings.sleep)
         x, y = (torch.from_numpy(a[batch]) for a in (self.episodes.observations, self.episodes.actions))
         loss = (self.net(x) - y).square().mean()
         self.optimizer.zero_grad()
