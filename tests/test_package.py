@@ -97,7 +97,7 @@ def test_help_answers_within_a_second(tmp_path: Path) -> None:
     code = "import sys, lamo.cli; print(sorted({'torch', 'transformers', 'gymnasium'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
-    result = subprocess.run([sys.executable, "-m", "lamo.cli", "--help"], capture_output=True, text=True, timeout=10)
+    result = subprocess.run([sys.executable, "-m", "lamo", "--help"], capture_output=True, text=True, timeout=10)
     assert result.returncode == 0
     for verb in ("train", "evaluate", "report", "data", "lm", "tasks", "demo"):
         assert verb in result.stdout
