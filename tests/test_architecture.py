@@ -40,6 +40,7 @@ RANKS = {
     "lamo.data.behaviour": 10,  # these two roll policies out, so they stand above the data that they make
     "lamo.data.collect": 11,
     "lamo.train": 12,
+    "lamo.language": 12,
     "lamo.pretrain": 13,
     "lamo.sweep": 13,
     "lamo.report": 13,

@@ -1,8 +1,7 @@
 """Language pretraining: a byte-level BPE tokenizer and a GPT-2 from plain text, as an ordinary Hugging Face folder.
 
 The hidden matrices are trained by Muon (momentum orthogonalised by Newton-Schulz iterations; Jordan et al. 2024),
-all else by
-AdamW. At 300 steps on English books Muon was where AdamW came only much later (see docs/language-model.md).
+all else by AdamW. At 300 steps on English books Muon was where AdamW came only much later (see docs/language-model.md).
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,11 @@ from torch import Tensor
 
 from lamo.data import text as text_data
 from lamo.errors import LamoError, warn
+from lamo.language import negative_log_likelihood
 from lamo.models.cpu import has_fast_bfloat16, keep_freed_memory
 from lamo.models.cross_entropy import linear_cross_entropy
+from lamo.models.muon import Muon
+from lamo.prepare import resolve_device
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -81,50 +83,6 @@ class PretrainSettings:
             raise LamoError(f"--passes {self.passes} must be positive")
 
 
-# --------------------------------------------------------------------------------------------------------- optimiser
-
-
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: five quintic Newton-Schulz iterations.
-
-    `torch.optim.Muon` does the same in bfloat16 only, which is very slow on processors without bfloat16 products.
-    """
-    transposed = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if transposed else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(5):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.T if transposed else x
-
-
-class Muon(torch.optim.Optimizer):
-    """Nesterov momentum 0.95, orthogonalised, for matrices stored (in, out) as GPT-2's Conv1D does.
-
-    GPT-2's fused query/key/value matrix (d, 3d) is treated as the three matrices that it is.
-    """
-
-    def __init__(self, params: Sequence[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(buffer, group["momentum"])
-                d_in, d_out = update.shape
-                parts = update.split(d_in, dim=1) if d_out == 3 * d_in else (update,)
-                update = torch.cat([orthogonalise(m) for m in parts], dim=1)
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * math.sqrt(max(1.0, d_out / d_in)))
-
-
 # ------------------------------------------------------------------------------------------------------------ pieces
 
 
@@ -174,49 +132,7 @@ def learning_rate_factor(step: int, steps: int, warmup: int, decay: float) -> fl
     return min(1.0, up, down)
 
 
-@torch.no_grad()
-def negative_log_likelihood(model: Any, ids: np.ndarray, context: int, stride: int, batch: int = 16) -> float:
-    """Total nats of `ids` under `model`: windows of `context` tokens that advance by `stride`; every token counts once.
-
-    A token is predicted from at least `context - stride` tokens before it (fewer only at the start of the text, which
-    begins with the end-of-text mark).
-    """
-    device = model.lm_head.weight.device if hasattr(model, "lm_head") else next(model.parameters()).device
-    start_token = model.config.bos_token_id if model.config.bos_token_id is not None else model.config.eos_token_id
-    sequence = np.concatenate([[start_token or 0], ids.astype(np.int64)])
-    n = len(ids)  # predictions: position i of `sequence` predicts ids[i]
-    begins = [0]
-    while begins[-1] + context < n:
-        begins.append(begins[-1] + stride)
-    total, done = 0.0, 0
-    output = model.get_output_embeddings().weight
-    for i in range(0, len(begins), batch):
-        group = begins[i : i + batch]
-        # a short last window is padded at its end: attention is causal, so what is scored does not see it
-        x = np.zeros((len(group), context), np.int64)
-        y, keep = np.zeros_like(x), np.zeros(x.shape, bool)
-        for row, begin in enumerate(group):
-            end = min(begin + context, n)
-            x[row, : end - begin] = sequence[begin:end]
-            y[row, : end - begin] = ids[begin:end]
-            keep[row, done - begin : end - begin] = True
-            done = end
-        hidden = model.base_model(torch.from_numpy(x).to(device)).last_hidden_state
-        select = torch.from_numpy(keep).to(device)
-        h, t = hidden[select], torch.from_numpy(y).to(device)[select]
-        total += float(linear_cross_entropy(h, output, t)) * len(t)
-    return total
-
-
 # ---------------------------------------------------------------------------------------------------------- the loop
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise LamoError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
-    return torch.device(name)
 
 
 def _replace_folder(folder: Path, target: Path) -> None:
@@ -284,7 +200,7 @@ def pretrain(
         raise LamoError(f"{work} holds an unfinished pretraining; continue it with --resume or remove it")
     if not 0 < settings.passes < 1e6:
         raise LamoError(f"--passes {settings.passes} must be positive")
-    device = _device(settings.device)
+    device = torch.device(resolve_device(settings.device))
     keep_freed_memory()
     text = text_data.read_text(corpus)
     cut = len(text) - int(len(text) * settings.holdout)
@@ -445,40 +361,3 @@ def _progress(steps: int, done: int, quiet: bool) -> Any:
     return tqdm(
         total=steps, initial=done, unit="step", desc="pretraining", disable=quiet, dynamic_ncols=True, mininterval=1.0
     )
-
-
-def evaluate_lm(
-    lm: str, corpus: Sequence[Path], *, stride: int | None = None, device: str = "auto", references: bool = False
-) -> dict:
-    """How well a language model predicts a text: bits per byte (comparable across tokenizers) and perplexity per token.
-
-    Windows of the model's context (at most 1 024) advance by `stride` tokens, by default half a context, so that a
-    token has at
-    least half a context before it. With `references` the bits per byte of gzip and of a unigram model fitted on the
-    text itself.
-    """
-    from lamo.models.backbone import load_language_model
-
-    text = text_data.read_text(corpus)
-    model, tokenizer = load_language_model(lm)
-    model = model.to(_device(device)).eval()
-    context = min(getattr(model.config, "max_position_embeddings", None) or 1024, 1024)
-    stride = context // 2 if stride is None else stride
-    if not 1 <= stride <= context:
-        raise LamoError(f"--stride {stride} must lie between 1 and the model's context of {context} tokens")
-    ids = text_data.tokenize(tokenizer, text)
-    n_bytes = len(text.encode())
-    nats = negative_log_likelihood(model, ids, context, stride)
-    result: dict[str, Any] = {
-        "lm": lm,
-        "bits_per_byte": nats / math.log(2) / n_bytes,
-        "perplexity": math.exp(nats / len(ids)),
-        "tokens": len(ids),
-        "bytes": n_bytes,
-        "context": context,
-        "stride": stride,
-    }
-    if references:
-        result["gzip_bits_per_byte"] = text_data.gzip_bits_per_byte(text)
-        result["unigram_bits_per_byte"] = text_data.unigram_bits_per_byte(ids, ids, int(ids.max()) + 1, n_bytes)
-    return result

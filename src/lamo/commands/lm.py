@@ -70,7 +70,7 @@ def evaluate_verb(argv: list[str]) -> int:
     """`lamo lm evaluate`."""
     options = parse(Evaluate, "lm evaluate", argv)
     with stdout_kept_clean(options.json):
-        from lamo.pretrain import evaluate_lm
+        from lamo.language import evaluate_lm
 
         result = evaluate_lm(
             options.lm,

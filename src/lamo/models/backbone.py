@@ -201,6 +201,9 @@ class Backbone(nn.Module):
                 self.dropouts.append((module, "attention_dropout"))  # Llama and its kin keep a number
         self._set_dropout(settings.dropout)
         self.dropout = settings.dropout
+        for name, module in list(lm.named_modules()):
+            if type(module).__name__ == "NewGELUActivation":  # GPT-2's: the same function, one kernel instead of eight
+                lm.set_submodule(name, nn.GELU(approximate="tanh"))
         kernel = settings.attention if settings.attention != "auto" else ("sdpa" if device.type == "cuda" else "eager")
         lm.set_attn_implementation(kernel)
         self.zero_position: int | None = None
