@@ -65,12 +65,12 @@ def evaluate_lm(
     model, tokenizer = load_language_model(lm)
     model = model.to(resolve_device(device)).eval()
     context = min(getattr(model.config, "max_position_embeddings", None) or 1024, 1024)
-    stride = context // 2 if stride is None else stride
-    if not 1 <= stride <= context:
-        raise LamoError(f"--stride {stride} must lie between 1 and the model's context of {context} tokens")
+    step = context // 2 if stride is None else stride
+    if not 1 <= step <= context:
+        raise LamoError(f"--stride {step} must lie between 1 and the model's context of {context} tokens")
     ids = text_data.tokenize(tokenizer, text)
     n_bytes = len(text.encode())
-    nats = negative_log_likelihood(model, ids, context, stride)
+    nats = negative_log_likelihood(model, ids, context, step)
     result: dict[str, Any] = {
         "lm": lm,
         "bits_per_byte": nats / math.log(2) / n_bytes,
@@ -78,7 +78,7 @@ def evaluate_lm(
         "tokens": len(ids),
         "bytes": n_bytes,
         "context": context,
-        "stride": stride,
+        "stride": step,
     }
     if references:
         result["gzip_bits_per_byte"] = text_data.gzip_bits_per_byte(text)

@@ -119,10 +119,12 @@ class SequenceLearner:
         text."""
         settings = self.settings
         self.model.train()
-        w = WindowBatch(*(torch.from_numpy(x).to(self.device) for x in batch.windows))
-        mask = None if bool(batch.windows.mask.all()) else w.mask
-        predicted = self.model(w.returns_to_go, w.observations, w.actions, w.timesteps, mask)
-        loss, info = action_loss(predicted, w.actions, w.mask)
+        returns_to_go, observations, actions, timesteps, real = (
+            torch.from_numpy(array).to(self.device) for array in batch.windows
+        )
+        mask = None if bool(batch.windows.mask.all()) else real
+        predicted = self.model(returns_to_go, observations, actions, timesteps, mask)
+        loss, info = action_loss(predicted, actions, real)
         if batch.text is not None:
             language_loss = self.model.backbone.text_loss(torch.from_numpy(batch.text).to(self.device))
             loss = loss + settings.language_weight * language_loss
@@ -226,10 +228,8 @@ class SequenceLearner:
     def load_policy(tensors: dict[str, Tensor], metadata: dict[str, Any], device: str = "cpu") -> SequencePolicy:
         """The inverse of `export`."""
         try:
-            settings = SequenceSettings(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in metadata["settings"].items()}
-            )
-            spec = Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in metadata["spec"].items()})
+            settings = _of_json(SequenceSettings, metadata["settings"])
+            spec = _of_json(Spec, metadata["spec"])
             statistics = Statistics(*(np.asarray(metadata["statistics"][k], np.float32) for k in ("mean", "std")))
             with torch.random.fork_rng(devices=[]):
                 model = DecisionModel(deployed_model(metadata["lm_config"]), settings, spec, device)
@@ -243,6 +243,11 @@ class SequenceLearner:
             own[name].data = tensors[name].to(own[name].dtype)
         model.load_state_dict({k: tensors[k] for k in wanted}, strict=False)
         return SequencePolicy(model.to(device), settings, spec, statistics)
+
+
+def _of_json(cls: Any, values: dict[str, Any]) -> Any:
+    """A frozen dataclass from JSON, whose lists were tuples. TypeError for a name that it does not have."""
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def text_only_names(model: DecisionModel) -> set[str]:

@@ -32,7 +32,7 @@ class SequenceSettings:
     """Attention heads when initialise=scratch (DT: 1)."""
     lora_rank: int = 16
     """Rank of the adapters on the query/key/value projections."""
-    lora_alpha: float = 32.0
+    lora_alpha: int = 32
     """Adapters are scaled by lora_alpha / lora_rank."""
     lora_dropout: float = 0.1
     """Dropout on the adapters' input."""

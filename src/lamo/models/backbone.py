@@ -109,13 +109,14 @@ def load_language_model(lm: str, *, random_seed: int | None = None) -> tuple[Any
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    model: Any
     folder = language_model_folder(lm)
     _check_folder(lm, folder, weights=random_seed is None)
     options: dict[str, Any] = {"trust_remote_code": False}
     with quiet_transformers():
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         try:
-            wrapped = AutoTokenizer.from_pretrained(folder, **options)
+            wrapped: Any = AutoTokenizer.from_pretrained(folder, **options)
             if random_seed is None:
                 model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
             else:
@@ -126,13 +127,14 @@ def load_language_model(lm: str, *, random_seed: int | None = None) -> tuple[Any
                     )
         except Exception as error:  # transformers raises a dozen kinds; each says in its first line what was wrong
             raise _explain(lm, error) from None
-    tokenizer = getattr(wrapped, "backend_tokenizer", None)
+    tokenizer: Any = getattr(wrapped, "backend_tokenizer", None)
     if tokenizer is None:
         raise LamoError(
             f"--lm {lm}: its tokenizer has no fast form (tokenizer.json); convert it with "
             f"AutoTokenizer(...).save_pretrained"
         )
-    rows, largest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values(), default=0)
+    rows: int = model.get_input_embeddings().num_embeddings
+    largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= rows:
         raise LamoError(
             f"--lm {lm}: its tokenizer has ids up to {largest}, its embedding only {rows} rows; the "
@@ -165,10 +167,10 @@ class SplitProjection(nn.Module):
             columns = slice(i * d_out // 3, (i + 1) * d_out // 3)
             part.weight = nn.Parameter(fused.weight.detach()[:, columns].T.contiguous())
             part.bias = nn.Parameter(fused.bias.detach()[columns].clone())
-            setattr(self, name, part)
+            self.add_module(name, part)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+        return torch.cat([part(x) for part in self.children()], dim=-1)  # q, k, v in the order they were added
 
 
 class Backbone(nn.Module):
@@ -209,10 +211,8 @@ class Backbone(nn.Module):
         self.zero_position: int | None = None
         base = lm.base_model
         if settings.positions == "off" and isinstance(getattr(base, "wpe", None), nn.Embedding):
-            self.zero_position = base.wpe.num_embeddings
-            table = nn.Embedding(
-                self.zero_position + 1, self.width, padding_idx=self.zero_position
-            )  # padding_idx: it never trains
+            zero = self.zero_position = int(base.wpe.num_embeddings)
+            table = nn.Embedding(zero + 1, self.width, padding_idx=zero)  # padding_idx: it never trains
             table.weight = nn.Parameter(torch.cat([base.wpe.weight.detach(), base.wpe.weight.new_zeros(1, self.width)]))
             base.wpe = table
         self.base_dtype = base_dtype(settings, device, frozen)
