@@ -40,7 +40,7 @@ class Run:
         """
         path = Path(path)
         check_free(path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        beside = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(beside, ignore_errors=True)
@@ -249,7 +249,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name}.part")  # what a killed process left there is written over
     try:
         with beside.open("wb") as file:
             file.write(data)
