@@ -47,8 +47,8 @@ A first run: lamo train --preset lamo --task reacher2d-medium --ratio 0.1 --out 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    # GNU OpenMP's threads spin while they wait for each other. On a busy machine that made a step ten times slower; never
-    # to spin makes it 1.7 times slower on an idle one. A short spin costs neither. It is read when torch loads.
+    # GNU OpenMP's threads spin while they wait for each other. On a busy machine that made a step ten times slower;
+    # never to spin makes it 1.7 times slower on an idle one. A short spin costs neither. It is read when torch loads.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:

@@ -77,13 +77,20 @@ def sample_self(lm: Any, block: int, tokens: int = SELF_TOKENS, batch: int = 64)
     return np.concatenate(rows)[: max(1, tokens // block)].reshape(-1)
 
 
+def _is_dataset(name: str) -> bool:
+    """A folder, or what is no file and has the form of a name on the hub: `wikitext`, `owner/name`."""
+    path = Path(name)
+    return path.is_dir() or not (path.exists() or path.suffix or path.is_absolute() or name.startswith("."))
+
+
 def _from_hub(name: str) -> str:
+    """The column `text` of a Hugging Face dataset's split `train`: a name on the hub, or a folder in its format."""
     try:
         from datasets import load_dataset  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise LamoError(
-            f"--corpus {name}: no such file, and Hugging Face datasets need the package `datasets` (pip "
-            f"install datasets); or give a text file, `self` or `none`"
+            f"--corpus {name}: no such file, and Hugging Face datasets need the package `datasets` "
+            "(pip install 'lamo[text]'); or give a text file, `self` or `none`"
         ) from None
     # "wikitext" alone is the paper's corpus
     path, config = ("Salesforce/wikitext", "wikitext-103-raw-v1") if name == "wikitext" else (name, None)
@@ -92,7 +99,7 @@ def _from_hub(name: str) -> str:
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LamoError(
-            f"--corpus {name}: no such file, and the Hugging Face dataset cannot be loaded ({first})"
+            f"--corpus {name}: no text file, and as a Hugging Face dataset it cannot be loaded ({first})"
         ) from None
     if "text" not in table.column_names:
         raise LamoError(f"--corpus {name}: the dataset has no column `text` (it has {', '.join(table.column_names)})")
@@ -108,12 +115,7 @@ def corpus_tokens(corpus: Sequence[str], lm: Any, tokenizer: Any, block: int) ->
         name = f"self-{weights_digest(lm)[:16]}-{block}-{SELF_TOKENS}"
         ids = _cached(name, lambda: sample_self(lm, block))
     else:
-        if (
-            len(corpus) == 1
-            and not Path(corpus[0]).exists()
-            and Path(corpus[0]).suffix in ("", ".")
-            and not corpus[0].startswith((".", "/"))
-        ):
+        if len(corpus) == 1 and _is_dataset(corpus[0]):
             text = _from_hub(corpus[0])
         else:
             text = text_data.read_text(corpus)
