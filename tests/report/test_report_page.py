@@ -140,6 +140,11 @@ def test_everything_is_written(written: Written) -> None:
     assert "| lamo | 3 | **76** |" in markdown and "(curves.svg)" in markdown and "over seeds" in markdown
     table = terminal_table(found, 120)
     assert "lamo" in table and "76 ★" in table and "over seeds" in table and "\x1b" not in table
+    narrow = terminal_table(found, 80)  # nothing is cut: intervals go under their estimates
+    assert all(
+        any(line.split()[:1] == [m["label"]] for line in narrow.splitlines()) for m in found["sections"][0]["methods"]
+    )
+    assert narrow.count("[") == table.count("[") and max(map(len, narrow.splitlines())) <= 80
 
 
 def test_the_script_is_the_one_that_the_policy_names(written: Written) -> None:

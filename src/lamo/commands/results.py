@@ -101,7 +101,7 @@ class Demo:
 
     out: Path = Path("demo")
     """Folder for the runs and report.html. Runs that are there and complete are kept, unfinished ones go on."""
-    steps: int = 2_000
+    steps: int = 1_500
     """Gradient steps of each run; the default ends within ten minutes on two cores."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; each trains all three methods."""

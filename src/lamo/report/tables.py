@@ -153,14 +153,25 @@ def terminal(numbers: Mapping[str, Any], width: int | None = None) -> str:
         table = Table(
             title=Text(f"{section['title']} ({section['metric']})"), title_justify="left", box=box.SIMPLE_HEAD
         )
-        for i, heading in enumerate(HEADINGS):
-            table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i != 0, overflow="fold")
-        previous = None
+        rows, previous = [], None
         for cells, best in method_rows(section):
             first = cells[0] if cells[0] != previous else ""
             previous = cells[0]
-            shown = (first, cells[1] if first else "", f"{cells[2]} ★" if best else f"{cells[2]}  ", *cells[3:])
-            table.add_row(*(Text(cell) for cell in shown))
+            rows.append((first, cells[1] if first else "", f"{cells[2]} ★" if best else f"{cells[2]}  ", *cells[3:]))
+        widest = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+        narrow = sum(widest) + 2 * len(widest) > console.width
+        if narrow:  # intervals go under their estimates
+            rows = [(*row[:3], *(cell.replace(" [", "\n[") for cell in row[3:])) for row in rows]
+        for i, heading in enumerate(HEADINGS):
+            table.add_column(
+                heading.replace(" ", "\n") if narrow else heading,
+                justify="left" if i == 0 else "right",
+                no_wrap=i != 0,
+                overflow="fold",
+                min_width=min(widest[0], 24) if i == 0 else None,
+            )
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
         console.print(table)
         for line in (data_line(section), *interval_lines(section), *section["notes"]):
             if line:
