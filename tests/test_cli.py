@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("data inspect nowhere.hdf5", "nowhere.hdf5"),
         ("lm evaluate nowhere/at/all --corpus DATA", "DATA"),
         ("lm pretrain --corpus nowhere.txt --out OUT", "nowhere.txt"),
+        ("lm pretrain --corpus TEXT --out TEXT/lm", "TEXT/lm"),
+        ("lm pretrain --corpus TEXT --out OUT --resume", "drop --resume"),
+        ("lm pretrain --corpus TEXT --out OUT --device gpu", "--device gpu is not known"),
+        ("lm pretrain --corpus TEXT --out OUT --heads 0", "--heads 0 must be at least 1"),
+        ("lm evaluate tiny --corpus", "--corpus names no file"),
+        ("lm evaluate tiny --corpus TEXT --device gpu", "--device gpu is not known"),
+        ("data collect --task reacher2d --policy random --episodes 1 --out OUT.txt", ".hdf5"),
+        ("data collect --task reacher2d --policy random --episodes 1 --out TEXT/a.hdf5", "cannot be written"),
+        ("data collect --task reacher2d --policy random --episodes 1 --horizon 0 --out a.hdf5", "--horizon 0"),
         ("demo --out DATA --steps 1 --seeds 0 0", "--seeds"),
     ],
 )
@@ -130,11 +140,15 @@ def test_bad_input_is_one_line_code_2_and_leaves_nothing(
     line: str, message: str, data: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = {"DATA": data, "RUN": str(run), "OUT": str(tmp_path / "out")}
-    code, out, err = lamo(capsys, *(names.get(word, word) for word in line.split()))
+    names = {"DATA": data, "RUN": str(run), "OUT": str(tmp_path / "out"), "TEXT": toy.__file__}
+
+    def filled(text: str) -> str:
+        return reduce(lambda done, name: done.replace(name, names[name]), names, text)
+
+    code, out, err = lamo(capsys, *map(filled, line.split()))
     assert code == 2 and out == ""
     assert err.startswith("lamo: ") and err.count("\n") == 1, err
-    assert names.get(message, message) in err
+    assert filled(message) in err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -148,7 +148,21 @@ def test_bad_requests_leave_nothing(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"width": 33}, {"vocabulary": 100}, {"holdout": 0.6}, {"passes": 0.0}, {"layers": 0}]
+    "values",
+    [
+        {"width": 33},
+        {"vocabulary": 100},
+        {"holdout": 0.6},
+        {"passes": 0.0},
+        {"passes": math.nan},
+        {"layers": 0},
+        {"heads": 0},
+        {"seed": -1},
+        {"warmup": -1},
+        {"decay": -0.1},
+        {"learning_rate": math.nan},
+        {"matrix_learning_rate": -1.0},
+    ],
 )
 def test_settings_refuse_contradictions(values: dict) -> None:
     with pytest.raises(LamoError):

@@ -21,6 +21,7 @@ from lamo.errors import LamoError, warn
 from lamo.tasks import get_task, nearest
 
 STEPS, BATCH_SIZE = 10_000, 64
+DEVICES = r"auto|cpu|cuda(:\d+)?"
 MAX_SEED, MAX_EPISODES = 99_999, 10_000  # evaluation seeds are base + 10 000 · seed + episode and must stay below 2³²
 
 
@@ -131,7 +132,7 @@ class Experiment:
         if self.targets is not None and len(set(self.targets)) < len(self.targets):
             given = " ".join(f"{target:g}" for target in self.targets)
             raise LamoError(f"--targets {given} names a return twice; give each once")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+        if not re.fullmatch(DEVICES, self.device):
             raise LamoError(f"--device {self.device} is not known; use cpu, cuda, cuda:N or auto")
 
     # -------------------------------------------------------------------------------------------------- making others

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lamo.config import Experiment, Spec
+from lamo.config import DEVICES, Experiment, Spec
 from lamo.data.episodes import Episodes
 from lamo.data.inspect import outside_bounds
 from lamo.data.sources import load_episodes
@@ -141,6 +141,8 @@ def resolve_device(name: str) -> str:
     """`auto` -> cuda where there is one, else cpu. Raises `LamoError` for a device that is not there."""
     import torch
 
+    if not re.fullmatch(DEVICES, name):
+        raise LamoError(f"--device {name} is not known; use cpu, cuda, cuda:N or auto")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda"):

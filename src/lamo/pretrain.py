@@ -70,17 +70,25 @@ class PretrainSettings:
     """cpu, cuda, or auto (cuda where there is one)."""
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise LamoError(f"--width {self.width} is not divisible by --heads {self.heads}; choose a divisor")
         if self.vocabulary < 257:
             raise LamoError(f"--vocabulary {self.vocabulary} is too small: 256 bytes and the end-of-text mark need 257")
         for name in ("width", "layers", "heads", "context", "batch_size", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
+        if self.width % self.heads:
+            raise LamoError(f"--width {self.width} is not divisible by --heads {self.heads}; choose a divisor")
+        for name in ("learning_rate", "matrix_learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive")
+        for name in ("seed", "warmup"):
+            if getattr(self, name) < 0:
+                raise LamoError(f"--{name} {getattr(self, name)} must not be negative")
+        if not 0 <= self.decay <= 1:
+            raise LamoError(f"--decay {self.decay} must lie in [0, 1]")
         if not 0 <= self.holdout < 0.5:
             raise LamoError(f"--holdout {self.holdout} must lie in [0, 0.5)")
-        if self.passes <= 0:
-            raise LamoError(f"--passes {self.passes} must be positive")
+        if not 0 < self.passes < 1e6:
+            raise LamoError(f"--passes {self.passes} must be positive and below a million")
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces
@@ -198,8 +206,8 @@ def pretrain(
         raise LamoError(f"--out {out} exists and is not empty; choose another folder")
     if work.exists() and not resume:
         raise LamoError(f"{work} holds an unfinished pretraining; continue it with --resume or remove it")
-    if not 0 < settings.passes < 1e6:
-        raise LamoError(f"--passes {settings.passes} must be positive")
+    if resume and not work.exists():
+        raise LamoError(f"{work}: no unfinished pretraining to go on with; drop --resume")
     device = torch.device(resolve_device(settings.device))
     keep_freed_memory()
     text = text_data.read_text(corpus)
@@ -323,7 +331,10 @@ def _tokens(
     tokenizer = train_tokenizer(text[:cut], vocabulary)
     ids = text_data.tokenize(tokenizer, text[:cut])
     held = text_data.tokenize(tokenizer, text[cut:])
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LamoError(f"--out {work.with_suffix('')}: cannot be written: {error.strerror or error}") from None
     tokenizer.save(str(cache[1]))
     np.save(cache[2], ids)
     np.save(cache[3], held)

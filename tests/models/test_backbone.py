@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from lamo.algorithms.settings import SequenceSettings
@@ -177,6 +178,14 @@ def test_bad_folders_are_one_line(small_lm: Path, tmp_path: Path) -> None:
     tokenizer["model"]["vocab"]["<x>"] = 100_000
     folder.joinpath("tokenizer.json").write_text(json.dumps(tokenizer))
     cases.append((folder, "does not fit"))
+    tensors = load_file(small_lm / "model.safetensors")
+    first = next(name for name in sorted(tensors) if "c_attn.weight" in name)
+    missing = {name: tensor for name, tensor in tensors.items() if name != first}
+    save_file(missing, (folder := broken("half")) / "model.safetensors", metadata={"format": "pt"})
+    cases.append((folder, rf"1 weights of a GPT2LMHeadModel are not in its file.*{first}"))
+    tensors[first][0, 0] = torch.nan
+    save_file(tensors, (folder := broken("nan")) / "model.safetensors", metadata={"format": "pt"})
+    cases.append((folder, "holds NaN or infinity"))
     for folder, words in cases:
         with pytest.raises(LamoError, match=words) as caught:
             load_language_model(str(folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 from collections.abc import Callable, Sequence
@@ -50,6 +51,14 @@ def collect(
         raise LamoError(f"{path} exists; choose another --out or remove it")
     if episodes < 1:
         raise LamoError(f"cannot collect {episodes} episodes; give 1 or more")
+    if path is not None and path.suffix.lower() not in (".hdf5", ".h5"):
+        raise LamoError(f"--out {path}: HDF5 is written; let the name end in .hdf5")
+    # known before the work: recording may take an hour
+    nearest = next((folder for folder in path.absolute().parents if folder.exists()), None) if path else None
+    if nearest and not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise LamoError(f"--out {path}: cannot be written; {nearest} is no folder that can be written to")
+    if horizon is not None and horizon < 1:
+        raise LamoError(f"--horizon {horizon} must be at least 1")
     collection_seed(seed, episodes - 1)
     kind, _, argument = policy.partition(":")
     band: tuple[float, float] | None = None

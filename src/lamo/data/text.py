@@ -26,6 +26,8 @@ def read_text(paths: Sequence[str | Path]) -> str:
 
     Raises `LamoError` for a file that is missing, cut short, empty, or not text (invalid UTF-8 or a NUL character).
     """
+    if not paths:
+        raise LamoError("--corpus names no file; give one or more plain or gzipped text files")
     texts = []
     for path in map(Path, paths):
         if not path.is_file():

@@ -89,6 +89,19 @@ def _check_folder(lm: str, folder: str, *, weights: bool) -> None:
         )
 
 
+def _check_weights(lm: str, model: nn.Module, notes: dict[str, Any]) -> None:
+    """What a file lacks transformers draws at random: a model that was pretrained in name only."""
+    lacking = sorted([*notes["missing_keys"], *(str(key) for key in notes["mismatched_keys"])])
+    if lacking:
+        raise LamoError(
+            f"--lm {lm}: {len(lacking)} weights of a {type(model).__name__} are not in its file or of another shape "
+            f"(first {lacking[0]}); give a whole causal language model"
+        )
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise LamoError(f"--lm {lm}: weight {name} holds NaN or infinity; fetch or train the model again")
+
+
 def _explain(lm: str, error: Exception) -> LamoError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if Path(lm).is_dir():
@@ -103,9 +116,8 @@ def load_language_model(lm: str, *, random_seed: int | None = None) -> tuple[Any
     """(model, tokenizer): a Hugging Face causal LM in float32 or its stored format, and a `tokenizers.Tokenizer`.
 
     With `random_seed` the shape is the LM's and the weights are drawn anew. Only safetensors are read, and no code
-    from a hub
-    is executed. Raises `LamoError` for an unknown name, a folder without weights or tokenizer, and a vocabulary that
-    does not fit its tokenizer.
+    from a hub is executed. Raises `LamoError` for an unknown name, a folder without weights or tokenizer, weights that
+    are not all there or not finite, and a vocabulary that does not fit its tokenizer.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -118,13 +130,18 @@ def load_language_model(lm: str, *, random_seed: int | None = None) -> tuple[Any
         try:
             wrapped: Any = AutoTokenizer.from_pretrained(folder, **options)
             if random_seed is None:
-                model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+                options |= {"use_safetensors": True, "output_loading_info": True}
+                loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+                model, notes = loaded
+                _check_weights(lm, model, notes)
             else:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(random_seed)
                     model = AutoModelForCausalLM.from_config(
                         AutoConfig.from_pretrained(folder, **options), dtype=torch.float32
                     )
+        except LamoError:
+            raise
         except Exception as error:  # transformers raises a dozen kinds; each says in its first line what was wrong
             raise _explain(lm, error) from None
     tokenizer: Any = getattr(wrapped, "backend_tokenizer", None)

@@ -12,6 +12,7 @@ Dict and tuple observations are flattened as `gymnasium.spaces.flatten` does it:
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -59,6 +60,7 @@ def read_minari_id(name: str) -> Episodes:
 
             print(f"lamo: downloading Minari dataset {name} to {root}", file=sys.stderr, flush=True)
             with redirect_stdout(sys.stderr):  # minari speaks on standard output, which is for results
+                logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each retry would be a line
                 minari.download_dataset(name)
         except ImportError as error:
             raise LamoError(
