@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("train --resume RUN --steps 3", "has done 12 steps"),
         ("evaluate OUT", "no such run folder"),
         ("evaluate RUN --env Reacher2d-v9", "Reacher2d-v9"),
+        ("evaluate RUN --env CartPole-v1", "--env CartPole-v1 has observations of 4"),
+        ("evaluate RUN --device gpu", "--device gpu is not known"),
         ("report OUT", "OUT"),
         ("report", "no run to report on"),
         ("data inspect nowhere.hdf5", "nowhere.hdf5"),
@@ -150,6 +153,31 @@ def test_bad_input_is_one_line_code_2_and_leaves_nothing(
     assert err.startswith("lamo: ") and err.count("\n") == 1, err
     assert filled(message) in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "line", "message"),
+    [
+        ("policy/policy.json", '{"format": 1}', "evaluate RUN", "policy.json names no algorithm"),
+        ("policy/policy.json", "[]", "evaluate RUN", "policy.json names no algorithm"),
+        ("policy/policy.json", '{"format": 9, "algorithm": "toy"}', "evaluate RUN", "policy format 9 is not 1"),
+        ("policy/policy.safetensors", "torn", "evaluate RUN", "damaged policy"),
+        ("config.json", "{}", "evaluate RUN --episodes 0", "nothing to evaluate"),
+        ("config.json", "[]", "evaluate RUN", "damaged run folder"),
+        ("provenance.json", "{}", "evaluate RUN", "spec"),
+        ("provenance.json", "{}", "train --resume RUN --steps 20", "it has no dataset.digest"),
+        ("provenance.json", '{"dataset', "train --resume RUN --steps 20", "not a whole JSON file"),
+    ],
+)
+def test_a_damaged_run_folder_is_one_line(
+    file: str, text: str, line: str, message: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / file).write_text(text)
+    code, out, err = lamo(capsys, *(str(copy) if word == "RUN" else word for word in line.split()))
+    assert code == 2 and out == "" and err.startswith("lamo: ") and err.count("\n") == 1, err
+    assert message in err
+    assert str(copy) in err or message == "nothing to evaluate"
 
 
 @pytest.mark.parametrize("line", ["train --stpes 3", "train --steps many", "evaluate", "tasks --jsn", "train --preset"])

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lamo.config import Spec, read_dataclass
+from lamo.config import Experiment, Spec, read_dataclass
+from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError
 from lamo.evaluate import rollout, summarise
 from lamo.policy import load_policy
@@ -37,8 +38,15 @@ def evaluate(
     if env is None:
         raise LamoError(f"{run}: the run has no environment; give --env ID")
     if seed is None:
-        seed = int(folder.config["seed"])
+        seed = Experiment.from_json(folder.config, f"{run}/config.json").seed
     task = Task(env, env, spec.horizon, spec.targets, spec.return_scale, spec.score_range, None)
+    if env != spec.env:
+        with EnvPool(env) as pool:
+            if (pool.observation_dim, pool.action_dim) != (spec.observation_dim, spec.action_dim):
+                raise LamoError(
+                    f"--env {env} has observations of {pool.observation_dim} and actions of {pool.action_dim} numbers, "
+                    f"the policy of {run} {spec.observation_dim} and {spec.action_dim}; give one that fits"
+                )
     policy = load_policy(run, device)
     wanted = tuple(targets) if targets is not None else spec.targets
     records = rollout(policy, env, wanted, episodes, seed, task.score, progress=progress)

@@ -67,6 +67,8 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
         tensors = load_file(files[1], device=device)
     except (ValueError, SafetensorError, OSError) as error:
         raise LamoError(f"{path}: damaged policy: {error}") from None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("algorithm"), str):
+        raise LamoError(f"{path}: damaged policy: policy.json names no algorithm; copy the whole policy folder again")
     if metadata.get("format") != POLICY_FORMAT:
         raise LamoError(
             f"{path}: policy format {metadata.get('format')!r} is not {POLICY_FORMAT}; use the lamo that wrote it"

@@ -62,7 +62,10 @@ class Run:
             raise LamoError(f"{path}: no such run folder")
         if not (path / "config.json").is_file():
             raise LamoError(f"{path}: not a run folder (it has no config.json)")
-        return cls(path, *(read_json(path / f"{name}.json") for name in ("config", "provenance")))
+        config, provenance = (read_json(path / f"{name}.json") for name in ("config", "provenance"))
+        if not isinstance(config, dict) or not isinstance(provenance, dict):
+            raise LamoError(f"{path}: damaged run folder (config.json and provenance.json must hold JSON objects)")
+        return cls(path, config, provenance)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -116,7 +116,10 @@ def resume(
         warn(f"{path} has finished its {experiment.steps} steps; give --steps to go further")
         return run
     setup, learner = _build(replace(experiment, device=device) if device else experiment)
-    if setup.episodes.digest() != run.provenance["dataset"]["digest"]:
+    known = run.provenance.get("dataset")
+    if not isinstance(known, dict) or "digest" not in known:
+        raise LamoError(f"{path}/provenance.json: damaged (it has no dataset.digest); start over with --config")
+    if setup.episodes.digest() != known["digest"]:
         raise LamoError(f"{path}: {experiment.dataset} is not the data that the run began with; put the old file back")
     if experiment.to_json() != run.config:
         run.save_config(experiment.to_json())

@@ -165,6 +165,8 @@ def test_policy_refuses_misuse(preset: str, small_lm: Path) -> None:
     policy.reset(1)
     with pytest.raises(LamoError, match="shape"):
         policy.act(np.zeros(4))
+    with pytest.raises(LamoError, match="NaN or infinity"):
+        policy.act(np.asarray([0.0, np.nan, 0.0]))
 
 
 def test_state_of_another_model_is_refused(preset: str, small_lm: Path) -> None:

@@ -311,6 +311,8 @@ class SequencePolicy:
                 f"policy.act got observations of shape {observations.shape}, expected ({len(rows)}, "
                 f"{self.spec.observation_dim})"
             )
+        if not np.isfinite(observations).all():
+            raise LamoError("policy.act got an observation that holds NaN or infinity; reset the environment")
         if rewards is not None:
             self.to_go[rows] -= np.asarray(rewards, np.float64).reshape(-1)
         index = torch.from_numpy(rows).to(self.device)
