@@ -139,7 +139,7 @@ def test_bad_requests_leave_nothing(corpus: Path, tmp_path: Path) -> None:
     for paths, out, words in (
         ([corpus], full, "not empty"),
         ([tmp_path / "none.txt"], tmp_path / "a", "no such file"),
-        ([short], tmp_path / "b", "tokens"),
+        ([short], tmp_path / "b" / "c", "tokens"),
     ):
         before = sorted(p.name for p in tmp_path.iterdir())
         with pytest.raises(LamoError, match=words):

@@ -213,13 +213,7 @@ def pretrain(
     text = text_data.read_text(corpus)
     cut = len(text) - int(len(text) * settings.holdout)
     config = {"settings": asdict(settings), "characters": len(text)}
-    tokenizer, ids, held, held_bytes = _tokens(text, cut, work, config, resume, settings.vocabulary)
-    if len(ids) < settings.context + 1:
-        if not resume:
-            shutil.rmtree(work, ignore_errors=True)
-        raise LamoError(
-            f"the corpus has {len(ids)} tokens, fewer than one block of {settings.context + 1}; give more text"
-        )
+    tokenizer, ids, held, held_bytes = _tokens(text, cut, work, config, resume)
     del text
     if tokenizer.get_vocab_size() < settings.vocabulary:
         warn(
@@ -315,9 +309,7 @@ def pretrain(
     return result
 
 
-def _tokens(
-    text: str, cut: int, work: Path, config: dict, resume: bool, vocabulary: int
-) -> tuple[Any, np.ndarray, np.ndarray, int]:
+def _tokens(text: str, cut: int, work: Path, config: dict, resume: bool) -> tuple[Any, np.ndarray, np.ndarray, int]:
     """Tokenizer and token ids (training part, held-out part, bytes of the latter); cached in `work` for a resumed
     run."""
     from tokenizers import Tokenizer
@@ -328,8 +320,10 @@ def _tokens(
         if json.loads(cache[0].read_text()) != config:
             raise LamoError(f"{work} was begun with another corpus or other settings; give the same ones or remove it")
         return Tokenizer.from_file(str(cache[1])), np.load(cache[2]), np.load(cache[3]), held_bytes
-    tokenizer = train_tokenizer(text[:cut], vocabulary)
+    tokenizer = train_tokenizer(text[:cut], config["settings"]["vocabulary"])
     ids = text_data.tokenize(tokenizer, text[:cut])
+    if len(ids) < (block := config["settings"]["context"] + 1):
+        raise LamoError(f"the corpus has {len(ids)} tokens, fewer than one block of {block}; give more text")
     held = text_data.tokenize(tokenizer, text[cut:])
     try:
         work.mkdir(parents=True, exist_ok=True)
