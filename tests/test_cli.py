@@ -186,6 +186,14 @@ def test_lines_that_cannot_be_parsed_are_code_2(line: str, capsys: pytest.Captur
     assert code == 2 and out == "" and err
 
 
+def test_ctrl_c_has_a_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(argv: list[str]) -> int:
+        raise KeyboardInterrupt("\n")  # as compiled code may raise it
+
+    monkeypatch.setattr("lamo.cli._run", stop)
+    assert lamo(capsys, "tasks") == (130, "", "lamo: stopped\n")
+
+
 def test_without_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = lamo(capsys)
     assert code == 2 and out == "" and "usage: lamo VERB" in err

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lamo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        print(f"lamo: {stopped or 'stopped'}", file=sys.stderr)
+        print(f"lamo: {str(stopped).strip() or 'stopped'}", file=sys.stderr)
         return getattr(stopped, "exit_code", 130)
     except BrokenPipeError:  # `lamo … | head`: whoever read has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
