@@ -6,6 +6,8 @@ Figures go to standard output, everything else to standard error; with --json st
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import json as json_module
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,13 +16,32 @@ from typing import Any, TypeVar
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
+from lamo.errors import LamoError
+
 T = TypeVar("T")
 
 
 def parse(cls: type[T], verb: str, argv: list[str], default: T | None = None) -> T:
-    """`cls` from the options in `argv`; `default` says what is not given. Leaves with code 2 where that cannot be."""
+    """`cls` from the options in `argv`; `default` says what is not given. `LamoError` where that cannot be."""
     options: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(cls, args=argv, prog=f"lamo {verb}", config=(OmitArgPrefixes, FlagCreatePairsOff), **options)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                cls, args=argv, prog=f"lamo {verb}", config=(OmitArgPrefixes, FlagCreatePairsOff), **options
+            )
+    except SystemExit as left:
+        if left.code != 2:  # 0: --help, on standard output
+            raise
+    raise LamoError(f"{_one_line(said.getvalue())} (`lamo {verb} --help` lists the options)")
+
+
+def _one_line(box: str) -> str:
+    """What tyro says of a bad command line, without the frame that it draws and the help text that it repeats."""
+    rows = [row.strip("│ ").strip() for row in box.splitlines() if not row.startswith(("╭", "╰"))]
+    reason = " ".join(itertools.takewhile(lambda row: not row.startswith("──"), rows))
+    meant = [row.split()[0] for row in rows[1:] if row.startswith("--")]
+    return f"{reason}; did you mean {meant[0]}?" if meant and reason.startswith("Unrecognized") else reason
 
 
 @contextlib.contextmanager
