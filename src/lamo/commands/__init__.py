@@ -38,9 +38,11 @@ def parse(cls: type[T], verb: str, argv: list[str], default: T | None = None) ->
 
 def _one_line(box: str) -> str:
     """What tyro says of a bad command line, without the frame that it draws and the help text that it repeats."""
-    rows = [row.strip("│ ").strip() for row in box.splitlines() if not row.startswith(("╭", "╰"))]
-    reason = " ".join(itertools.takewhile(lambda row: not row.startswith("──"), rows))
-    meant = [row.split()[0] for row in rows[1:] if row.startswith("--")]
+    rows = [row.strip("│ ") for row in box.splitlines() if not row.startswith(("╭", "╰"))]
+    if "╭" not in box:  # where standard error cannot show a frame, its title is a row of its own, above a rule
+        rows = rows[2:]
+    reason = " ".join(itertools.takewhile(lambda row: not row.startswith(("──", "----")), rows))
+    meant = [row.split()[0] for row in rows[1:] if row.startswith("--") and row.strip("-")]
     return f"{reason}; did you mean {meant[0]}?" if meant and reason.startswith("Unrecognized") else reason
 
 
