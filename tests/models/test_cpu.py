@@ -1,0 +1,34 @@
+"""What the processor is asked, and what follows."""
+
+import io
+
+import pytest
+import torch
+
+from lamo.algorithms.settings import SequenceSettings
+from lamo.models import backbone, cpu
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"),
+    [
+        ("flags\t: fpu avx2 fma", False),
+        ("flags\t: fpu avx512f avx512_bf16", True),
+        ("flags\t: amx_bf16 amx_tile", True),
+        ("Features\t: asimd bf16", True),
+        ("", False),
+    ],
+)
+def test_bfloat16_by_what_the_processor_declares(flags: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu.sys, "platform", "linux")
+    monkeypatch.setattr("builtins.open", lambda *a, **k: io.StringIO(f"processor\t: 0\n{flags}\n"))
+    assert cpu.has_fast_bfloat16.__wrapped__() is fast
+
+
+def test_the_frozen_base_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(backbone, "has_fast_bfloat16", lambda fast=fast: fast)
+        assert backbone.base_dtype(SequenceSettings(), device, frozen=True) == dtype
+        assert backbone.base_dtype(SequenceSettings(), device, frozen=False) == torch.float32  # what trains is float32
+    assert backbone.base_dtype(SequenceSettings(dtype="bfloat16"), device, frozen=True) == torch.bfloat16
