@@ -57,9 +57,8 @@ def evaluate_lm(
     """How well a language model predicts a text: bits per byte (comparable across tokenizers) and perplexity per token.
 
     Windows of the model's context (at most 1 024) advance by `stride` tokens, by default half a context, so that a
-    token has at
-    least half a context before it. With `references` the bits per byte of gzip and of a unigram model fitted on the
-    text itself.
+    token has at least half a context before it. With `references` the bits per byte of gzip and of a unigram model
+    fitted on the text itself.
     """
     text = text_data.read_text(corpus)
     model, tokenizer = load_language_model(lm)

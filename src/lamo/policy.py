@@ -27,8 +27,7 @@ class Policy(Protocol):
         """Actions (n, A) for observations (n, S); (A,) for (S,) when n is 1.
 
         `rewards` (n,) is what each previous action earned, None at the first step. With `rows` (m,) only those
-        episodes advance, and
-        observations, rewards and actions have m rows.
+        episodes advance, and observations, rewards and actions have m rows.
         """
         ...
 

@@ -194,9 +194,8 @@ class Backbone(nn.Module):
     """A causal LM read two ways: embeddings in, hidden states out (control); token ids in, loss out (text).
 
     On the control path GPT-2's position embeddings are off (`positions="off"`): one zero row is appended to `wpe`
-    and the
-    position ids point at it, which is exact in any number format. Rotary models have no such table; they keep their
-    relative positions.
+    and the position ids point at it, which is exact in any number format. Rotary models have no such table; they keep
+    their relative positions.
     """
 
     def __init__(self, lm: Any, settings: SequenceSettings, device: str | torch.device = "cpu") -> None:

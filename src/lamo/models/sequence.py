@@ -17,8 +17,7 @@ class DecisionModel(nn.Module):
     """Predicts a_t from R_1, s_1, a_1, …, R_t, s_t (Decision Transformer, arXiv 2106.01345; LaMo, arXiv 2310.20587).
 
     `lm` is a Hugging Face causal LM. Every token gets the embedding of its timestep added, and all pass a layer
-    norm before the
-    Transformer, as in DT.
+    norm before the Transformer, as in DT.
     """
 
     def __init__(self, lm: Any, settings: SequenceSettings, spec: Spec, device: str | torch.device = "cpu") -> None:
@@ -46,9 +45,8 @@ class DecisionModel(nn.Module):
         """Predicted actions for every step: (B, K, A) continuous, or logits over A discrete actions.
 
         returns_to_go (B, K) scaled; observations (B, K, S) standardised; actions (B, K, A) or (B, K) int; timesteps
-        (B, K) int,
-        cut to the horizon; mask (B, K) bool, True where a step is real, None if all are. Action t is never seen by
-        prediction t.
+        (B, K) int, cut to the horizon; mask (B, K) bool, True where a step is real, None if all are. Action t is
+        never seen by prediction t.
         """
         time = self.embed_timestep(timesteps.clamp(0, self.horizon - 1))  # (B, K, width)
         tokens = interleave(

@@ -48,8 +48,7 @@ def sample_self(lm: Any, block: int, tokens: int = SELF_TOKENS, batch: int = 64)
     its start mark.
 
     The cross-entropy of such text is, up to a constant, the divergence KL(pretrained || current): keeping it low
-    keeps the language
-    ability without any corpus. Sampled once per LM from a seed of its own, then cached.
+    keeps the language ability without any corpus. Sampled once per LM from a seed of its own, then cached.
     """
     start = lm.config.bos_token_id if lm.config.bos_token_id is not None else lm.config.eos_token_id
     start = 0 if start is None else start[0] if isinstance(start, list) else start
