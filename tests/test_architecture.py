@@ -32,6 +32,7 @@ RANKS = {
     "lamo.algorithms.*": 7,
     "lamo.policy": 8,
     "lamo.evaluate": 9,
+    "lamo.replay": 9,
     "lamo.runs": 9,
     "lamo.prepare": 9,
     "lamo.provenance": 9,

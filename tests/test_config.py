@@ -42,6 +42,8 @@ def test_experiment_is_frozen() -> None:
         ({"ratio": 0.0}, "--ratio 0.0 lies outside"),
         ({"ratio": 1.5}, "--ratio 1.5 lies outside"),
         ({"ratio": float("nan")}, "--ratio nan lies outside"),
+        ({"holdout": 1.0}, "--holdout 1.0 lies outside"),
+        ({"holdout": -0.1}, "--holdout -0.1 lies outside"),
         ({"steps": 0}, "--steps 0 must be at least 1"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"eval_every": 0}, "--eval-every 0"),

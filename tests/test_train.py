@@ -390,12 +390,109 @@ def test_resume_with_more_steps(data: Path, whole: Path, tmp_path: Path, capsys:
     assert "has finished" in capsys.readouterr().err and records(out) == before
 
 
+@pytest.fixture(scope="module")
+def held(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with episodes held out, which nothing stopped."""
+    return train(experiment(data, holdout=0.25), tmp_path_factory.mktemp("held") / "run", quiet=True).path
+
+
+def test_held_out_episodes(data: Path, held: Path, whole: Path, tmp_path: Path) -> None:
+    run = Run.open(held)
+    notes = run.provenance["dataset"]
+    kept, out = notes["ids"], notes["holdout"]["ids"]
+    assert len(out) == 3 and notes["holdout"]["episodes"] == 3 and sorted([*kept, *out]) == list(range(12))
+    errors = [(row["step"], row["holdout_action_error"]) for row in run.read_metrics() if "holdout_action_error" in row]
+    assert [step for step, _ in errors] == [8, 16, 23]
+    episodes = lamo.load_episodes(data).select(out)
+    policy = lamo.load_policy(held)
+    expected = np.square(policy.act(episodes.observations).astype(np.float64) - episodes.actions).mean()
+    assert errors[-1][1] == pytest.approx(expected) == pytest.approx(run.summary()["holdout_action_error"])  # type: ignore[index]
+    assert errors[-1][1] < errors[0][1]
+    assert Run.open(whole).provenance["dataset"]["holdout"] is None
+    assert Run.open(whole).summary()["holdout_action_error"] is None  # type: ignore[index]
+    again = train(experiment(data, holdout=0.25), tmp_path / "again", quiet=True).path
+    assert records(again) == records(held)
+    other = train(experiment(data, holdout=0.25, seed=1, steps=1), tmp_path / "other", quiet=True)
+    assert other.provenance["dataset"]["holdout"]["ids"] == out
+
+
+def test_held_out_error_without_an_environment(data: Path, held: Path, tmp_path: Path) -> None:
+    run = train(experiment(data, holdout=0.25, eval_episodes=0), tmp_path / "a", quiet=True)
+    assert (run.path / "metrics.jsonl").read_bytes() == (held / "metrics.jsonl").read_bytes()
+    assert run.summary()["final"] is None and run.summary()["holdout_action_error"] > 0  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("place", "count"), [("step", 4), ("evaluation", 12), ("evaluation", 25), ("row", 3), ("row", 4), ("renamed", 9)]
+)
+def test_with_held_out_episodes_it_goes_on_bit_by_bit(
+    killer: Killer, data: Path, held: Path, tmp_path: Path, place: str, count: int
+) -> None:
+    out, config = tmp_path / "run", experiment(data, holdout=0.25).to_json()
+    assert killer.run(config=config, out=str(out), place=place, count=count) == -signal.SIGKILL
+    assert killer.run(out=str(out)) == 0
+    assert records(out) == records(held)
+
+
+def test_a_checkpoint_older_than_its_evaluation_does_not_write_an_error_twice(
+    killer: Killer, data: Path, held: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the evaluation of step 16, the run saves its state; going on it measures, and is killed after that."""
+    out, inner, seen = tmp_path / "run", toy.ToyPolicy.act, []
+
+    def outer(*args: Any, **options: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 25:
+            os.kill(os.getpid(), signal.SIGINT)
+        return inner(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy.ToyPolicy, "act", outer)
+        with pytest.raises(Interrupted, match="stopped at step 16"):
+            train(experiment(data, holdout=0.25), out, quiet=True)
+    assert killer.run(out=str(out), place="step", count=2) == -signal.SIGKILL
+    assert Run.open(out).read_metrics()[-1].keys() == {"step", "holdout_action_error"}
+    assert killer.run(out=str(out)) == 0
+    assert records(out) == records(held)
+
+
 def test_resume_with_other_data_is_refused(tmp_path: Path) -> None:
     data = toy.write_dataset(tmp_path / "toy.hdf5")
     out = train(experiment(data, steps=3), tmp_path / "run", quiet=True).path
     toy.write_dataset(data, seed=1)
     with pytest.raises(LamoError, match="is not the data"):
         resume(out, steps=6)
+
+
+def test_resume_with_other_held_out_data_is_refused(tmp_path: Path) -> None:
+    import h5py
+
+    data = toy.write_dataset(tmp_path / "toy.hdf5")
+    run = train(experiment(data, steps=3, holdout=0.25), tmp_path / "run", quiet=True)
+    with h5py.File(data, "r+") as file:  # one number of one episode that the run never trained on
+        actions = file["actions"][:]
+        actions[10 * run.provenance["dataset"]["holdout"]["ids"][0]] = 0.5
+        file["actions"][:] = actions
+    with pytest.raises(LamoError, match="is not the data"):
+        resume(run.path, steps=6)
+
+
+def test_constant_rewards_and_single_transitions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import h5py
+
+    data = toy.write_dataset(tmp_path / "toy.hdf5")
+    with h5py.File(data, "r+") as file:
+        file["rewards"][:] = 2.0
+    train(experiment(data, steps=1), tmp_path / "a", quiet=True)
+    assert "every reward is 2: there is nothing to learn from them" in capsys.readouterr().err
+    episode = lamo.load_episodes(data).select([0])
+    with h5py.File(tmp_path / "one.hdf5", "w") as file:
+        for key in ("observations", "actions", "rewards"):
+            file[key] = getattr(episode, key)[:1]
+        file["terminals"], file["timeouts"], file.attrs["env_id"] = [False], [True], toy.ENV
+    with pytest.raises(LamoError, match="one transition is all there is"):
+        train(experiment(tmp_path / "one.hdf5"), tmp_path / "b", quiet=True)
+    assert not (tmp_path / "b").exists()
 
 
 # ------------------------------------------------------------------------------------------------------ what it refuses
@@ -419,6 +516,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data
         ({"env": "LamoToi-v0"}, "LamoToy-v0"),
         ({"env": "Reacher2d-v0"}, r"observations of 3 numbers, but those of Reacher2d-v0 have 12"),
         ({"ratio": 0.01}, "smallest usable ratio"),
+        ({"holdout": 0.01}, "the smallest that can be used is"),
         ({"device": "cuda:99"}, "--device cuda:99"),
     ],
 )

@@ -69,6 +69,9 @@ class Experiment:
     """Environment, a Gymnasium id. By default the task's, else the one that the dataset names."""
     ratio: float = 1.0
     """Share of the dataset's episodes that are used, in (0, 1]; chosen at random by the seed."""
+    holdout: float = 0.0
+    """Share of those episodes that is kept from training, in [0, 1): how far the policy is from their actions is
+    measured through training. The same episodes for every seed."""
     seed: int = 0
     """Seed of everything: the choice of episodes, new weights, batches, dropout and evaluation."""
     steps: int = None  # type: ignore[assignment]  # None only until __post_init__
@@ -114,6 +117,8 @@ class Experiment:
             raise LamoError(f"preset {self.preset} takes {wanted.__name__}, not {type(self.algorithm).__name__}")
         if not 0 < self.ratio <= 1:
             raise LamoError(f"--ratio {self.ratio} lies outside (0, 1]; 0.1 uses a tenth of the episodes, 1 uses all")
+        if not 0 <= self.holdout < 1:
+            raise LamoError(f"--holdout {self.holdout} lies outside [0, 1); 0.1 holds out a tenth of the episodes")
         for name, low, high in (
             ("seed", 0, MAX_SEED),
             ("steps", 1, None),

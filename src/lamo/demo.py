@@ -20,6 +20,10 @@ EVALUATIONS = 5
 LEARNING_RATE = 1e-3
 
 
+def _settings(folder: Path) -> Experiment:
+    return Experiment.from_json(Run.open(folder).config, str(folder / "config.json"))
+
+
 def run_demo(out: str | Path, *, steps: int, seeds: Sequence[int], quiet: bool = False) -> dict[str, Any]:
     """Train every preset with every seed into `out/runs/PRESET-SEED` and write `out/report.html`; return its numbers.
 
@@ -39,7 +43,7 @@ def run_demo(out: str | Path, *, steps: int, seeds: Sequence[int], quiet: bool =
             }
             experiment = Experiment.of(preset, TASK, ratio=RATIO, seed=seed, **settings)
             folder = Path(out) / "runs" / f"{preset}-{seed}"
-            if folder.exists() and any(folder.iterdir()) and Run.open(folder).config != experiment.to_json():
+            if folder.exists() and any(folder.iterdir()) and _settings(folder) != experiment:
                 raise LamoError(f"{folder} is a run with other settings; choose another --out or remove it")
             plan.append((experiment, folder))
     for number, (experiment, folder) in enumerate(plan, 1):

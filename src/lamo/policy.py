@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,22 @@ class Policy(Protocol):
 
         `rewards` (n,) is what each previous action earned, None at the first step. With `rows` (m,) only those
         episodes advance, and observations, rewards and actions have m rows.
+        """
+        ...
+
+
+@runtime_checkable
+class RemembersActions(Protocol):
+    """A policy whose context holds its past actions has this as well: the context must hold what really happened.
+
+    A safety layer may execute another action than the one that `act` gave, and a replay of logged episodes
+    (`lamo.replay`) puts the logged action in its place. A policy that acts on the newest observation alone has no need
+    of it and leaves it out.
+    """
+
+    def executed(self, actions: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """After `act` and before the next one: the actions (n, A), or (n,) choices, that were executed instead of those
+        that `act` returned. With `rows` (m,) only those of these episodes.
         """
         ...
 

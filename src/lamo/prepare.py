@@ -13,6 +13,7 @@ from lamo.config import DEVICES, Experiment, Spec
 from lamo.data.episodes import Episodes
 from lamo.data.inspect import outside_bounds
 from lamo.data.sources import load_episodes
+from lamo.data.split import hold_out
 from lamo.errors import LamoError, warn
 from lamo.tasks import Task, base_name, get_task, task_for_env
 
@@ -21,12 +22,14 @@ class Setup(NamedTuple):
     """What a learner is built from."""
 
     episodes: Episodes
-    """The chosen share of the dataset."""
+    """What is trained on: the chosen share of the dataset, without what is held out."""
     task: Task
     """The task's row, or one made up from the environment and the data; its targets are those of the run."""
     spec: Spec
     device: str
     """cpu, cuda or cuda:N."""
+    held_out: Episodes | None = None
+    """Episodes of the chosen share that training never sees."""
 
 
 def prepare(experiment: Experiment) -> Setup:
@@ -70,7 +73,22 @@ def prepare(experiment: Experiment) -> Setup:
         env=env,
         score_range=task.score_range,
     )
-    return Setup(episodes, task, spec, device)
+    held_out = None
+    if experiment.holdout > 0:
+        episodes, held_out = hold_out(episodes, experiment.holdout)
+    _check_worth(episodes)
+    return Setup(episodes, task, spec, device, held_out)
+
+
+def _check_worth(episodes: Episodes) -> None:
+    """Whether these episodes can teach anything."""
+    if episodes.steps == 1:
+        raise LamoError(f"{episodes.source}: one transition is all there is to train on; give more of the data")
+    if (reward := float(episodes.rewards[0])) == float(episodes.rewards.min()) == float(episodes.rewards.max()):
+        warn(
+            f"{episodes.source}: every reward is {reward:g}: there is nothing to learn from them, "
+            "and no method can do better than imitate"
+        )
 
 
 class _Facts(NamedTuple):

@@ -16,8 +16,10 @@ _LEARNING = ("lamo", "torch", "transformers", "peft", "tokenizers", "safetensors
 PACKAGES = (*_LEARNING, "numpy", "gymnasium", "mujoco", "minari")
 
 
-def provenance(episodes: Episodes, task: Task, device: str, command: str | None) -> dict[str, Any]:
-    """All of it but the model, JSON-able. `episodes` are those that are trained on."""
+def provenance(
+    episodes: Episodes, task: Task, device: str, command: str | None, held_out: Episodes | None = None
+) -> dict[str, Any]:
+    """All of it but the model, JSON-able. `episodes` are those that are trained on, `held_out` those that are not."""
     returns = episodes.returns
     scores = [task.score(float(value)) for value in returns]
     return {
@@ -28,10 +30,8 @@ def provenance(episodes: Episodes, task: Task, device: str, command: str | None)
         "command": command,
         "dataset": {
             "source": episodes.source,
-            "digest": episodes.digest(),
-            "episodes": len(episodes),
-            "steps": episodes.steps,
-            "ids": episodes.ids.tolist(),
+            **_episodes(episodes),
+            "holdout": None if held_out is None else _episodes(held_out),
             "return_mean": float(returns.mean()),
             "return_max": float(returns.max()),
             "score_mean": None if None in scores else sum(s for s in scores if s is not None) / len(scores),
@@ -44,6 +44,15 @@ def provenance(episodes: Episodes, task: Task, device: str, command: str | None)
             "return_scale": task.return_scale,
             "targets": task.targets,
         },
+    }
+
+
+def _episodes(episodes: Episodes) -> dict[str, Any]:
+    return {
+        "digest": episodes.digest(),
+        "episodes": len(episodes),
+        "steps": episodes.steps,
+        "ids": episodes.ids.tolist(),
     }
 
 

@@ -24,6 +24,7 @@ from lamo.errors import LamoError, warn
 
 CHECKPOINTS_KEPT = 2
 LOGS = ("metrics.jsonl", "timing.jsonl", "episodes.jsonl")
+HOLDOUT_ERROR = "holdout_action_error"  # the key that an evaluation adds to metrics.jsonl, in a row of its own
 
 
 class Run:
@@ -130,13 +131,17 @@ class Run:
     def rewind(self, step: int, *, evaluated: int | None = None) -> None:
         """Cut the logs back to rows of at most `step` (-1: none), and remove checkpoints beyond it, which are torn.
 
-        Of episodes.jsonl only rows of at most `evaluated` stay: a checkpoint may be older than its step's evaluation.
+        Of episodes.jsonl, and of the rows of metrics.jsonl that evaluations leave, only those of at most `evaluated`
+        stay: a checkpoint may be older than its step's evaluation.
         """
         (self.path / "summary.json").unlink(missing_ok=True)
         for name in LOGS:
             if (self.path / name).exists():
                 last = evaluated if name == "episodes.jsonl" and evaluated is not None else step
-                _write(self.path / name, b"".join(_rows_up_to(self.path / name, last)))
+                rows = _rows_up_to(self.path / name, last)
+                if name == "metrics.jsonl" and evaluated is not None:
+                    rows = (row for row in rows if not _of_evaluation(row, evaluated))
+                _write(self.path / name, b"".join(rows))
         for folder in self._checkpoints():
             if int(folder.name) > step:
                 shutil.rmtree(folder)
@@ -282,6 +287,12 @@ def _rows_up_to(path: Path, step: int) -> Iterator[bytes]:
         except (ValueError, KeyError, TypeError):
             return
         yield line + b"\n"
+
+
+def _of_evaluation(line: bytes, after: int) -> bool:
+    """Whether a row of metrics.jsonl was left by an evaluation after step `after`."""
+    row = json.loads(line)
+    return HOLDOUT_ERROR in row and row["step"] > after
 
 
 def _digest(path: Path) -> str:

@@ -28,7 +28,10 @@ from lamo.evaluate import rollout, summarise, trace
 from lamo.prepare import Setup, prepare
 from lamo.progress import Bar, Board
 from lamo.provenance import provenance
-from lamo.runs import Run, check_free
+from lamo.replay import holdout_errors
+from lamo.runs import HOLDOUT_ERROR, Run, check_free
+
+Rows = list[dict[str, Any]]
 
 BATCH_STREAM = 1  # the batches' generator is seeded with (seed, this), the choice of episodes with seed alone
 
@@ -88,7 +91,7 @@ def train(
     """
     check_free(out)
     setup, learner = _build(experiment)
-    notes = provenance(setup.episodes, setup.task, setup.device, command)
+    notes = provenance(setup.episodes, setup.task, setup.device, command, setup.held_out)
     run = Run.create(out, experiment.to_json(), {**notes, "spec": asdict(setup.spec), "model": learner.summary()})
     return _fit(run, experiment, setup, learner, quiet, tensorboard)
 
@@ -119,7 +122,9 @@ def resume(
     known = run.provenance.get("dataset")
     if not isinstance(known, dict) or "digest" not in known:
         raise LamoError(f"{path}/provenance.json: damaged (it has no dataset.digest); start over with --config")
-    if setup.episodes.digest() != known["digest"]:
+    held_out = known.get("holdout") or {}
+    now = None if setup.held_out is None else setup.held_out.digest()
+    if (setup.episodes.digest(), now) != (known["digest"], held_out.get("digest")):
         raise LamoError(f"{path}: {experiment.dataset} is not the data that the run began with; put the old file back")
     if experiment.to_json() != run.config:
         run.save_config(experiment.to_json())
@@ -153,13 +158,13 @@ def _fit(run: Run, experiment: Experiment, setup: Setup, learner: Any, quiet: bo
         with Bar(run.path.name, steps, at.step, quiet=quiet) as bar:
             while True:
                 # First what is due at this step, then the next step: a run resumed here finds what it has still to do.
-                due = experiment.eval_episodes > 0 and _due(at.step, experiment.eval_every, steps)
+                measured = experiment.eval_episodes > 0 or setup.held_out is not None
+                due = measured and _due(at.step, experiment.eval_every, steps)
                 if due and at.evaluated != at.step and not stop.caught:
-                    rows = _evaluate(learner, experiment, setup, stop)
-                    if rows is not None:
-                        run.episodes({"step": at.step, **row} for row in rows)
-                        at.evaluated = at.step
-                        _tell(bar, board, at.step, summarise(rows))
+                    found = _evaluate(learner, experiment, setup, stop)
+                    if found is not None:
+                        _keep(run, at, *found)
+                        _tell(bar, board, at.step, *found)
                 if at.step != saved and (stop.caught or _due(at.step, experiment.checkpoint_every, steps)):
                     at.seconds, saved = time.perf_counter() - began, at.step
                     _save(run, at, setup.device, learner, rng)
@@ -246,27 +251,41 @@ def _perplexity(learner: Any, device: str) -> float | None:
         return learner.perplexity()
 
 
-def _evaluate(learner: Any, experiment: Experiment, setup: Setup, stop: _Signals) -> list[dict[str, Any]] | None:
-    """Records of one evaluation; None if a signal cut it short."""
-    task = setup.task
+def _evaluate(learner: Any, experiment: Experiment, setup: Setup, stop: _Signals) -> tuple[Rows, float | None] | None:
+    """(records of the episodes that were played, error on the episodes held out); None if a signal cut it short."""
+    task, rows, error = setup.task, [], None
     try:
         with _undisturbed(setup.device):
-            return rollout(
-                learner.policy(),
-                task.env,
-                task.targets,
-                experiment.eval_episodes,
-                experiment.seed,
-                task.score,
-                progress=stop.check,
-            )
+            if setup.held_out is not None:
+                error = float(holdout_errors(learner.policy(), setup.held_out, stop.check).mean())
+            if experiment.eval_episodes:
+                rows = rollout(
+                    learner.policy(),
+                    task.env,
+                    task.targets,
+                    experiment.eval_episodes,
+                    experiment.seed,
+                    task.score,
+                    progress=stop.check,
+                )
     except _Stopped:
         return None
+    return rows, error
 
 
-def _tell(bar: Bar, board: Board, step: int, summary: Mapping[str, Any]) -> None:
+def _keep(run: Run, at: Position, rows: Rows, error: float | None) -> None:
+    run.episodes({"step": at.step, **row} for row in rows)
+    if error is not None:
+        run.log({"step": at.step, HOLDOUT_ERROR: error})
+    at.evaluated = at.step
+
+
+def _tell(bar: Bar, board: Board, step: int, rows: Rows, error: float | None) -> None:
     parts = []
-    for row in summary["targets"]:
+    if error is not None:
+        parts.append(f"held-out action error {error:.4g}")
+        board.row("holdout", step, {"action_error": error})
+    for row in summarise(rows)["targets"] if rows else ():
         name = "default" if row["target"] is None else f"{row['target']:g}"
         score = "" if row["score_mean"] is None else f" (score {row['score_mean']:.1f})"
         parts.append(f"target {name}: return {row['return_mean']:.4g} ± {row['return_std']:.2g}{score}")
@@ -276,7 +295,7 @@ def _tell(bar: Bar, board: Board, step: int, summary: Mapping[str, Any]) -> None
 
 def _finish(run: Run, setup: Setup, experiment: Experiment, learner: Any, at: Position, seconds: float) -> None:
     """policy/, rollout.json and, last, summary.json."""
-    final = None
+    final, errors = None, [row[HOLDOUT_ERROR] for row in run.read_metrics() if HOLDOUT_ERROR in row]
     run.save_policy(*learner.export())
     if experiment.eval_episodes:
         final = summarise([row for row in run.read_episodes() if row["step"] == at.step])
@@ -288,6 +307,7 @@ def _finish(run: Run, setup: Setup, experiment: Experiment, learner: Any, at: Po
             "steps": at.step,
             "perplexity": dict(zip(("before", "after"), at.perplexity, strict=True)) if at.perplexity else None,
             "final": final,
+            HOLDOUT_ERROR: errors[-1] if errors else None,
             "seconds": seconds,
             "finished": True,
         }

@@ -203,3 +203,16 @@ def test_the_seed_is_of_the_bootstrap_alone(make_run: RunMaker) -> None:
     assert first == again != other
     windows = [method["targets"][0]["last_window"] for method in (first, other)]
     assert windows[0]["estimate"] == windows[1]["estimate"]
+
+
+def test_held_out_error(make_run: RunMaker) -> None:
+    runs = [make_run(f"a{seed}", seed=seed, steps=1_000, every=500) for seed in (0, 1)]
+    plain = numbers(runs)["sections"][0]["methods"][0]
+    assert plain["holdout"] is None
+    for seed, run in enumerate(runs):
+        with (run / "metrics.jsonl").open("a") as file:
+            for step, error in ((500, 0.4 + seed), (1_000, 0.2 + seed)):
+                file.write(json.dumps({"step": step, "holdout_action_error": error}) + "\n")
+    found = numbers(runs)["sections"][0]["methods"][0]
+    assert found["holdout"]["points"] == [{"step": 500, "loss": 0.9}, {"step": 1_000, "loss": 0.7}]
+    assert found["loss"] == plain["loss"]  # a row of its own does not hide the loss of its step

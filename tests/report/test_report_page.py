@@ -319,3 +319,16 @@ def test_in_a_browser(written: Written) -> None:
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.count("of 60, return so far") == 2
+
+
+def test_held_out_error_is_drawn(make_run: RunMaker, tmp_path: Path) -> None:
+    run = make_run("a", steps=1_000, every=500)
+    write_report([run], tmp_path / "without")
+    assert "Held-out action error" not in (tmp_path / "without" / "report.html").read_text()
+    assert "held-out action error" not in (tmp_path / "without" / "report.md").read_text()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 500, "holdout_action_error": 0.4}\n{"step": 1000, "holdout_action_error": 0.25}\n')
+    write_report([run], tmp_path / "with")
+    assert "<b>Held-out action error</b>" in (tmp_path / "with" / "report.html").read_text()
+    assert "| held-out action error |" in (tmp_path / "with" / "report.md").read_text()
+    assert "| 0.25 |" in (tmp_path / "with" / "report.md").read_text()

@@ -355,3 +355,9 @@ class SequencePolicy:
             else:
                 getattr(self, name)[index] = part
         return actions[0] if single else actions
+
+    @torch.inference_mode()
+    def executed(self, actions: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """See `lamo.policy.RemembersActions`. The newest action is the last of the context."""
+        index = torch.arange(self.n) if rows is None else torch.from_numpy(np.asarray(rows))
+        self.actions[index.to(self.device), -1] = torch.from_numpy(np.asarray(actions)).to(self.actions)

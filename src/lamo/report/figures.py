@@ -215,16 +215,16 @@ def learning_curves(
         return _save(figure) if _curves(axes, section, styles, x, target) else None
 
 
-def loss_curves(section: Mapping[str, Any], styles: Mapping[str, int]) -> str | None:
-    """The training loss against steps, logarithmic when it is positive and spans more than a factor of five. None
-    without one.
+def loss_curves(section: Mapping[str, Any], styles: Mapping[str, int], which: str = "loss") -> str | None:
+    """The training loss ("loss") or the error on held-out episodes ("holdout") against steps, logarithmic when it is
+    positive and spans more than a factor of five. None without one.
     """
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     drawn = [
-        (method["label"], method["loss"])
+        (method["label"], method[which])
         for method in section["methods"]
-        if method["loss"] and method["loss"]["points"]
+        if method.get(which) and method[which]["points"]
     ]
     if not drawn:
         return None

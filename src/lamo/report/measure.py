@@ -30,6 +30,8 @@ LOSS_KEYS = ("action_loss", "loss")
 """Keys of metrics.jsonl to draw, the first that all methods of a section have. The action loss leaves out λ times the
 language loss.
 """
+HOLDOUT_KEY = "holdout_action_error"
+"""Key of the rows of metrics.jsonl that evaluations of a run with held-out episodes leave."""
 MAX_POINTS = 200
 """Points of a loss curve; beyond that, neighbours are averaged."""
 
@@ -38,7 +40,7 @@ def _loss(group: Group, key: str) -> list[dict[str, float]]:
     """The logged loss, mean over runs at the steps which all runs have, thinned to at most MAX_POINTS means of
     neighbours.
     """
-    by_run = [{row["step"]: as_number(row.get(key)) for row in run.metrics} for run in group.runs]
+    by_run = [{row["step"]: as_number(row[key]) for row in run.metrics if key in row} for run in group.runs]
     steps = sorted(set.intersection(*(set(rows) for rows in by_run)))
     points = []
     for step in steps:
@@ -226,8 +228,10 @@ def measure_section(section: Section, rng: np.random.Generator) -> dict[str, Any
         notes += said
     losses = {key: [_loss(group, key) for group in section.groups] for key in LOSS_KEYS}
     key = next((key for key, curves in losses.items() if all(curves)), None)
-    for i, method in enumerate(methods):
+    for i, (method, group) in enumerate(zip(methods, section.groups, strict=True)):
         method["loss"] = {"key": key, "points": losses[key][i]} if key else None
+        held_out = _loss(group, HOLDOUT_KEY)
+        method["holdout"] = {"key": HOLDOUT_KEY, "points": held_out} if held_out else None
     if metric == "return" and any(e.score is not None for e in episodes):
         notes.append("Some episodes have no score, so returns are shown in its place, for every method alike.")
     machines = {_machine(run) for group in section.groups for run in group.runs}

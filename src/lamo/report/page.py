@@ -134,6 +134,10 @@ class _Page:
         title = "training loss against gradient steps"
         loss = figures.loss_curves(measured, self.styles)
         panels.append(parts.figure(loss, f"f{index}-loss", title, el("b", "Training loss"), ", mean over runs"))
+        title = "error on held-out episodes against gradient steps"
+        errors = figures.loss_curves(measured, self.styles, "holdout")
+        name = el("b", "Held-out action error")
+        panels.append(parts.figure(errors, f"f{index}-holdout", title, name, ", mean over runs"))
         table = (
             el("h3", "Every return target"),
             parts.targets_table(measured, self.styles),

@@ -68,6 +68,12 @@ def method_rows(section: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bool]
     return rows
 
 
+def held_out_error(method: Mapping[str, Any]) -> str:
+    """The last error on held-out episodes, mean over runs; a dash for a method without."""
+    found = method.get("holdout")
+    return f"{found['points'][-1]['loss']:.3g}" if found else DASH
+
+
 def data_line(section: Mapping[str, Any]) -> str | None:
     """What the data itself achieves, in a sentence."""
     data, metric = section["data"], section["metric"]
@@ -218,7 +224,7 @@ def markdown(numbers: Mapping[str, Any], picture: str | None = None) -> str:
         parts.append(table_markdown(HEADINGS, rows))
         parts += [safe(line) for line in (data_line(section), *interval_lines(section)) if line]
         parts += _comparisons_markdown(section["comparisons"], "comparison (last window, best targets)")
-        rows = []
+        rows, measured = [], any(method.get("holdout") for method in section["methods"])
         for method in section["methods"]:
             parameters, perplexity = method["parameters"] or {}, method["perplexity"] or {}
             before_after = (
@@ -231,13 +237,11 @@ def markdown(numbers: Mapping[str, Any], picture: str | None = None) -> str:
                     count(parameters.get("total")),
                     before_after,
                     duration(method["seconds"]),
+                    *([held_out_error(method)] if measured else []),
                 ]
             )
-        parts.append(
-            table_markdown(
-                ("method", "trained parameters", "of all", "perplexity before → after", "wall-clock time per run"), rows
-            )
-        )
+        heads = ("method", "trained parameters", "of all", "perplexity before → after", "wall-clock time per run")
+        parts.append(table_markdown((*heads, *(["held-out action error"] if measured else [])), rows))
         parts += [f"- {safe(note)}" for note in section["notes"]]
     if numbers["aggregate"]:
         total = numbers["aggregate"]
