@@ -49,6 +49,8 @@ class Spec:
     """Gymnasium id, None for data without an environment."""
     score_range: tuple[float, float] | None = None
     """Returns of score 0 and of score 100."""
+    obs_keys: tuple[str, ...] | None = None
+    """Keys of dict observations that the policy sees, None for all of them."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ class Experiment:
     """A row of `lamo tasks`: environment, horizon, return targets and scale, scores, dataset and published settings."""
     dataset: str | None = None
     """Dataset: a file, a folder, a Minari id or an embedded name. By default the task's own."""
+    columns: tuple[str, ...] | None = None
+    """Columns of a table: obs=x,y,vx action=ux reward=r episode=run time=t terminated=done; regular expressions do."""
+    obs_keys: tuple[str, ...] | None = None
+    """Keys of dict observations to use, in data and environment. By default all of them."""
+    actions: Literal["discrete", "continuous"] | None = None
+    """What integers among the dataset's actions mean: choices (discrete) or amounts (continuous)."""
+    reward: Literal["none"] | None = None
+    """`none` reads a dataset without rewards: all are zero, which imitation can do with."""
     env: str | None = None
     """Environment, a Gymnasium id. By default the task's, else the one that the dataset names."""
     ratio: float = 1.0

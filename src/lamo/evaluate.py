@@ -35,6 +35,7 @@ def rollout(
     max_parallel: int | None = None,
     progress: Callable[[int, int], object] | None = None,
     pool: EnvPool | None = None,
+    obs_keys: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Play `episodes` episodes for each target -> one record per episode, in order of target, then episode.
 
@@ -44,7 +45,7 @@ def rollout(
     finished drops out and the policy is not asked about it again. `targets`: None is the policy's own default and
     cannot stand beside numbers. `horizon` cuts episodes after so many steps (default: the environment's own limit).
     `progress(episodes done, episodes in all)` is called after every step; what it raises ends the rollout. `pool` lets
-    calls share open environments; it is left open.
+    calls share open environments; it is left open. `obs_keys`: the keys of dict observations that the policy sees.
     Raises `LamoError` for a request without sense, an unknown environment, actions of a wrong shape or not finite.
     """
     if episodes < 1 or not targets:
@@ -53,7 +54,7 @@ def rollout(
     jobs = [(target, e) for target in targets for e in range(episodes)]
     records: list[dict[str, Any]] = []
     owned = pool is None
-    pool = pool or EnvPool(env_id)
+    pool = pool or EnvPool(env_id, obs_keys=obs_keys)
     try:
         limit = horizon or pool.max_episode_steps
         if limit is None:
@@ -156,7 +157,14 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def trace(
-    policy: Policy, env_id: str, target: float | None, seed: int, *, episode: int = 0, horizon: int | None = None
+    policy: Policy,
+    env_id: str,
+    target: float | None,
+    seed: int,
+    *,
+    episode: int = 0,
+    horizon: int | None = None,
+    obs_keys: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Play one evaluation episode and write down what is needed to draw it -> a JSON-able dict.
 
@@ -172,7 +180,7 @@ def trace(
 
         "kind": "curves", "observations": (T + 1) rows of the first 32 numbers, "actions": T rows of them.
     """
-    with EnvPool(env_id) as pool:
+    with EnvPool(env_id, obs_keys=obs_keys) as pool:
         limit = horizon or pool.max_episode_steps
         if limit is None:
             raise LamoError(f"{env_id} has no limit of steps of its own; give a horizon")

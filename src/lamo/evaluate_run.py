@@ -41,7 +41,7 @@ def evaluate(
         seed = Experiment.from_json(folder.config, f"{run}/config.json").seed
     task = Task(env, env, spec.horizon, spec.targets, spec.return_scale, spec.score_range, None)
     if env != spec.env:
-        with EnvPool(env) as pool:
+        with EnvPool(env, obs_keys=spec.obs_keys) as pool:
             if (pool.observation_dim, pool.action_dim) != (spec.observation_dim, spec.action_dim):
                 raise LamoError(
                     f"--env {env} has observations of {pool.observation_dim} and actions of {pool.action_dim} numbers, "
@@ -49,5 +49,5 @@ def evaluate(
                 )
     policy = load_policy(run, device)
     wanted = tuple(targets) if targets is not None else spec.targets
-    records = rollout(policy, env, wanted, episodes, seed, task.score, progress=progress)
+    records = rollout(policy, env, wanted, episodes, seed, task.score, progress=progress, obs_keys=spec.obs_keys)
     return {"run": str(run), "env": env, "seed": seed, **summarise(records), "records": records}

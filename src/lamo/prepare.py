@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,13 @@ from lamo.config import DEVICES, Experiment, Spec
 from lamo.data.episodes import Episodes
 from lamo.data.inspect import outside_bounds
 from lamo.data.sources import load_episodes
+from lamo.data.sources.options import listed
 from lamo.data.split import hold_out
 from lamo.errors import LamoError, warn
 from lamo.tasks import Task, base_name, get_task, task_for_env
+
+if TYPE_CHECKING:
+    from lamo.envs.pool import EnvPool
 
 
 class Setup(NamedTuple):
@@ -45,14 +49,20 @@ def prepare(experiment: Experiment) -> Setup:
             if experiment.task
             else "nothing to train on: give --task NAME (`lamo tasks` lists them) or --dataset FILE"
         )
-    episodes = load_episodes(experiment.dataset)
+    episodes = load_episodes(
+        experiment.dataset,
+        columns=experiment.columns,
+        obs_keys=experiment.obs_keys,
+        actions=experiment.actions,
+        reward=experiment.reward,
+    )
     env = experiment.env or episodes.metadata.get("env")
     if env is None and experiment.eval_episodes:
         hint = "give --env ID, or --eval-episodes 0 to train without one"
         raise LamoError(f"{episodes.source} does not name its environment; {hint}")
     facts = _from_data(episodes)
     if env is not None and experiment.eval_episodes:
-        facts = _from_environment(env, episodes)
+        facts = _from_environment(env, episodes, experiment.obs_keys)
     episodes = episodes.subsample(experiment.ratio, experiment.seed)
     if experiment.task is not None:
         task = get_task(experiment.task)
@@ -72,6 +82,7 @@ def prepare(experiment: Experiment) -> Setup:
         targets=task.targets,
         env=env,
         score_range=task.score_range,
+        obs_keys=experiment.obs_keys,
     )
     held_out = None
     if experiment.holdout > 0:
@@ -112,16 +123,16 @@ def _from_data(episodes: Episodes) -> _Facts:
     return _Facts(episodes.actions.shape[1], *_bounds(low, high), None)
 
 
-def _from_environment(env: str, episodes: Episodes) -> _Facts:
+def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | None) -> _Facts:
     """What the environment says, after a look whether the data can be of it."""
     from lamo.envs.pool import EnvPool
 
     name, size = episodes.source, episodes.observations.shape[1]
-    with EnvPool(env) as pool:
+    with EnvPool(env, obs_keys=obs_keys) as pool:
         if pool.observation_dim != size:
             raise LamoError(
                 f"{name} has observations of {size} numbers, but those of {env} have {pool.observation_dim}; "
-                f"give the environment that the data was recorded in{_better_version(env, size)}"
+                f"{_advice(env, episodes, pool, obs_keys)}"
             )
         if pool.discrete != episodes.discrete:
             kinds = [("choices" if discrete else "vectors") for discrete in (episodes.discrete, pool.discrete)]
@@ -138,6 +149,17 @@ def _from_environment(env: str, episodes: Episodes) -> _Facts:
         if low is not None and (count := outside_bounds(episodes, low, high)):
             warn(f"{name}: {count} of {episodes.steps} actions lie outside the bounds of {env}; kept as they are")
         return _Facts(pool.action_dim, low, high, pool.max_episode_steps)
+
+
+def _advice(env: str, episodes: Episodes, pool: EnvPool, obs_keys: tuple[str, ...] | None) -> str:
+    """What to do about observations of another size."""
+    if better := _better_version(env, episodes.observations.shape[1]):
+        return f"give the environment that the data was recorded in{better}"
+    if obs_keys is None and "goal" in episodes.metadata.get("infos", ()):
+        return "its goals lie apart: give --obs-keys achieved_goal desired_goal observation"
+    if len(pool.observation_keys) > 1:
+        return f"choose with --obs-keys among {listed(pool.observation_keys)}, or give another --env"
+    return "give the environment that the data was recorded in"
 
 
 def _better_version(env: str, size: int) -> str:

@@ -267,6 +267,7 @@ def _evaluate(learner: Any, experiment: Experiment, setup: Setup, stop: _Signals
                     experiment.seed,
                     task.score,
                     progress=stop.check,
+                    obs_keys=setup.spec.obs_keys,
                 )
     except _Stopped:
         return None
@@ -300,7 +301,14 @@ def _finish(run: Run, setup: Setup, experiment: Experiment, learner: Any, at: Po
     if experiment.eval_episodes:
         final = summarise([row for row in run.read_episodes() if row["step"] == at.step])
         with _undisturbed(setup.device):
-            run.save_rollout(trace(learner.policy(), setup.task.env, final["best_target"], experiment.seed))
+            played = trace(
+                learner.policy(),
+                setup.task.env,
+                final["best_target"],
+                experiment.seed,
+                obs_keys=setup.spec.obs_keys,
+            )
+            run.save_rollout(played)
     run.save_summary(
         {
             **learner.summary(),

@@ -219,7 +219,7 @@ def test_a_header_that_claims_more_than_is_there(tmp_path, arrays):
 
 def test_a_bomb_is_seen_before_it_is_unpacked(tmp_path, monkeypatch):
     """Zeros pack a thousandfold: refused from the sizes alone. The limit is lowered to keep the test short."""
-    monkeypatch.setattr("lamo.data.sources.arrays.BOMB_BYTES", 1 << 20)
+    monkeypatch.setattr("lamo.data.sources.flat.BOMB_BYTES", 1 << 20)
     steps = 2**16
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
@@ -230,7 +230,7 @@ def test_a_bomb_is_seen_before_it_is_unpacked(tmp_path, monkeypatch):
     refused(path, "bomb.npz: observations would unpack from", "as no recorded data does")
 
 
-def test_more_than_the_memory_that_is_free(tmp_path):
+def test_more_than_the_memory_that_is_free(tmp_path, monkeypatch):
     """An HDF5 file of 2 KB may claim an array of any size; so may a Minari episode."""
     steps = 2**40
     with h5py.File(tmp_path / "bad.hdf5", "w") as file:
@@ -242,6 +242,8 @@ def test_more_than_the_memory_that_is_free(tmp_path):
             "timeouts": (),
         }.items():
             file.create_dataset(key, shape=(steps, *width), dtype="f4", chunks=(1024, *width))
+    refused(tmp_path / "bad.hdf5", "would unpack from 0 to", "as no recorded data does")
+    monkeypatch.setattr("lamo.data.sources.flat.BOMB_BYTES", 2**80)
     refused(tmp_path / "bad.hdf5", "GiB of memory are free")
 
 

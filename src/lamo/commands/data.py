@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from lamo.commands import answer, parse, stdout_kept_clean
+from lamo.data.sources.options import ReadOptions
 
 
 @dataclass
@@ -16,7 +17,8 @@ class Inspect:
     """What is in a dataset, and what looks wrong with it."""
 
     source: Positional[str]
-    """A file (.hdf5, .npz, .pkl), a folder, a Minari id or an embedded name."""
+    """A file (.hdf5, .npz, .pkl, .csv, .parquet), a folder, a Minari id or an embedded name."""
+    options: ReadOptions = field(default_factory=ReadOptions)
     env: str | None = None
     """Compare sizes and bounds with this environment, a Gymnasium id; by default the one that the dataset names."""
     json: bool = False
@@ -30,7 +32,10 @@ def inspect_verb(argv: list[str]) -> int:
         from lamo.data.inspect import inspect, render
         from lamo.data.sources import load_episodes
 
-        episodes = load_episodes(options.source)
+        read = options.options
+        episodes = load_episodes(
+            options.source, columns=read.columns, obs_keys=read.obs_keys, actions=read.actions, reward=read.reward
+        )
         if options.env is None:
             result = inspect(episodes)
         else:

@@ -19,6 +19,7 @@ from lamo.data.episodes import Episodes
 from lamo.data.sources.d4rl import write_d4rl
 from lamo.envs.pool import EnvPool, collection_seed
 from lamo.errors import LamoError
+from lamo.runs import Run
 from lamo.tasks import env_family
 
 PARALLEL = 50
@@ -62,7 +63,8 @@ def collect(
     collection_seed(seed, episodes - 1)
     kind, _, argument = policy.partition(":")
     band: tuple[float, float] | None = None
-    with EnvPool(family.env) as pool:
+    keys = _run_keys(policy) if kind not in ("train", "random", "sb3") else None
+    with EnvPool(family.env, obs_keys=keys) as pool:
         limit = horizon or pool.max_episode_steps
         if limit is None:
             raise LamoError(f"{family.env} has no limit of steps of its own; give --horizon")
@@ -101,6 +103,8 @@ def collect(
         "command": command,
         "versions": json.dumps(_versions()),
     }
+    if keys is not None:
+        attributes["obs_keys"] = list(keys)
     for key in ("action_low", "action_high"):
         if recorded.metadata[key] is not None:
             attributes[key] = recorded.metadata[key]
@@ -180,6 +184,14 @@ class _Log:
         self.actions.append(action)
         self.rewards.append(float(reward))
         self.after, self.terminated, self.truncated = after, bool(terminated), bool(truncated)
+
+
+def _run_keys(folder: str) -> tuple[str, ...] | None:
+    """The keys of dict observations that the policy of a run sees; those are recorded then."""
+    if not (Path(folder) / "provenance.json").is_file():
+        return None
+    keys = (Run.open(folder).provenance.get("spec") or {}).get("obs_keys")
+    return tuple(map(str, keys)) if keys else None
 
 
 class _RunBehaviour:

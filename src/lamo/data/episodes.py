@@ -220,6 +220,12 @@ class Episodes:
                 if not np.isfinite(block).all():
                     raise LamoError(self._not_finite(name, key, value, row, block))
                 row += len(block)
+        if self.discrete and int(self.actions.min()) < 0:
+            row = int(np.argmax(self.actions < 0))
+            raise LamoError(
+                f"{name}: actions holds {int(self.actions[row])} at [{row}], but choices are counted from 0; "
+                "if these are amounts, give --actions continuous"
+            )
         if self.final_observations is not None:
             known = ~np.isnan(self.final_observations).all(axis=1)
             bad = known & ~np.isfinite(self.final_observations).all(axis=1)

@@ -82,14 +82,13 @@ def action_bounds(episodes: Episodes, env: Any = None) -> tuple[np.ndarray, np.n
     if hasattr(space, "low"):
         return np.ravel(space.low), np.ravel(space.high)
     if hasattr(space, "n"):
-        return np.array([int(space.start)]), np.array([int(space.start + space.n) - 1])
+        return np.array([0]), np.array([int(space.n) - 1])  # choices are counted from 0, whatever the space's start
     low, high = episodes.metadata.get("action_low"), episodes.metadata.get("action_high")
     if low is not None and high is not None:
         return np.asarray(low), np.asarray(high)
     choices = episodes.metadata.get("action_choices")
     if choices is not None:
-        start = int(episodes.metadata.get("action_start") or 0)
-        return np.array([start]), np.array([start + int(choices) - 1])
+        return np.array([0]), np.array([int(choices) - 1])
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,18 +75,54 @@ def _nearest_env(env_id: str) -> str:
     return close if close.startswith("did") else "Gymnasium lists what it knows with `gymnasium.pprint_registry()`"
 
 
+def _leaves(space: spaces.Space[Any], prefix: str = "") -> list[str]:
+    if not isinstance(space, spaces.Dict):
+        return [prefix.rstrip("/")] if prefix else []
+    return [name for key, inner in space.spaces.items() for name in _leaves(inner, f"{prefix}{key}/")]
+
+
+def _only(space: spaces.Space[Any], keys: Sequence[str], known: Sequence[str], env_id: str) -> spaces.Space[Any]:
+    """The space with the parts that `keys` name and no others; their order stays."""
+    if not isinstance(space, spaces.Dict):
+        raise LamoError(f"--obs-keys {' '.join(keys)}: the observations of {env_id} are not a dict; leave it out")
+    for key in keys:
+        if not any(name == key or name.startswith(f"{key}/") for name in known):
+            raise LamoError(f"{env_id} has no observation key {key!r}; {nearest(key, list(known))}")
+
+    def reduced(space: spaces.Dict, prefix: str) -> spaces.Dict:
+        kept: OrderedDict[str, spaces.Space[Any]] = OrderedDict()  # of a plain dict Gymnasium would sort the keys
+        for key, inner in space.spaces.items():
+            name = f"{prefix}{key}"
+            if name in keys:
+                kept[key] = inner
+            elif isinstance(inner, spaces.Dict) and any(wanted.startswith(f"{name}/") for wanted in keys):
+                kept[key] = reduced(inner, f"{name}/")
+        return spaces.Dict(kept)
+
+    return reduced(space, "")
+
+
 class EnvPool:
     """Any number of copies of one environment, made when first needed and kept until `close`.
 
-    Observations come out as (n, S) float32, flattened by Gymnasium's rules where they are not vectors. Actions go in as
-    (n, A) float32, clipped to the bounds, or as (n,) int64. Raises `LamoError` for an unknown environment and for an
-    action space that is neither Box nor Discrete.
+    Observations come out as (n, S) float32, flattened by Gymnasium's rules where they are not vectors; of dicts only
+    the keys `obs_keys` (`achieved_goal`, or a part of it, `achieved_goal/kettle`), in the space's order, where given.
+    Actions go in as (n, A) float32, clipped to the bounds, or as (n,) int64. Raises `LamoError` for an unknown
+    environment, a key that it does not have, and an action space that is neither Box nor Discrete.
     """
 
-    def __init__(self, env_id: str, **kwargs: Any) -> None:
+    def __init__(self, env_id: str, *, obs_keys: Sequence[str] | None = None, **kwargs: Any) -> None:
         self.env_id, self._kwargs = env_id, kwargs
         self.envs: list[gymnasium.Env[Any, Any]] = [make(env_id, **kwargs)]
         self._space: spaces.Space[Any] = self.envs[0].observation_space
+        self.observation_keys = _leaves(self._space)
+        """Names of the parts of dict observations, `achieved_goal/kettle`; empty where they are none."""
+        if obs_keys is not None:
+            try:
+                self._space = _only(self._space, obs_keys, self.observation_keys, env_id)
+            except LamoError:
+                self.close()
+                raise
         self._flat = isinstance(self._space, spaces.Box) and len(self._space.shape) == 1
         self.observation_dim: int = spaces.flatdim(self._space)
         action = self.envs[0].action_space

@@ -1,19 +1,25 @@
-"""Where logs of behaviour come from: one reader per format, each a function (path, name for messages) -> Episodes."""
+"""Where logs of behaviour come from: one reader per format, each a function (path, name for messages, options) ->
+Episodes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from lamo.data.episodes import Episodes
 from lamo.data.sources.arrays import read_npz
-from lamo.data.sources.d4rl import open_hdf5, read_d4rl
-from lamo.data.sources.minari import holds_episodes, is_minari_id, read_minari, read_minari_id
+from lamo.data.sources.d4rl import read_d4rl
+from lamo.data.sources.hdf5 import open_hdf5
+from lamo.data.sources.hub import is_minari_id, read_minari_id
+from lamo.data.sources.minari import holds_episodes, read_minari
+from lamo.data.sources.options import ReadOptions
 from lamo.data.sources.trajectories import read_trajectories
 from lamo.errors import LamoError
 
-SOURCES: dict[str, Callable[[Path, str], Episodes]] = {
+SOURCES: dict[str, Callable[[Path, str, ReadOptions], Episodes]] = {
     "minari": read_minari,
     "d4rl": read_d4rl,
     "npz": read_npz,
@@ -21,6 +27,7 @@ SOURCES: dict[str, Callable[[Path, str], Episodes]] = {
 }
 _SUFFIXES = {".npz": "npz", ".pkl": "trajectories", ".pickle": "trajectories"}
 _HDF5 = (".hdf5", ".h5")
+_TABLES = ("tables", "lerobot")  # whose columns are mapped
 
 
 def embedded() -> list[str]:
@@ -29,7 +36,14 @@ def embedded() -> list[str]:
     return sorted(item.name.removesuffix(".hdf5") for item in assets.iterdir() if item.name.endswith(".hdf5"))
 
 
-def load_episodes(source: str | Path) -> Episodes:
+def load_episodes(
+    source: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    obs_keys: Sequence[str] | None = None,
+    actions: Literal["discrete", "continuous"] | None = None,
+    reward: Literal["none"] | None = None,
+) -> Episodes:
     """Read a dataset: a file, a folder, an embedded name, or a Minari id.
 
     - `.hdf5`, `.h5`: Minari's layout (a group per episode) or D4RL's flat one, told apart by what is inside;
@@ -38,28 +52,50 @@ def load_episodes(source: str | Path) -> Episodes:
     - `reacher2d-medium`: a dataset inside the package (`./reacher2d-medium` is always a path);
     - `mujoco/hopper/medium-v0`: a Minari id, from the local store or downloaded.
 
+    Options, as on the command line: `columns` maps those of a table (`["obs=x,y", "action=ux", …]`), `obs_keys` chooses
+    among dict observations, `actions` says what integers mean, `reward="none"` reads a log without rewards.
     Raises `LamoError`, one line, for whatever cannot be read or is not sound: see `docs/data.md`.
     """
+    options = ReadOptions(
+        tuple(columns) if columns is not None else None,
+        tuple(obs_keys) if obs_keys is not None else None,
+        actions,
+        reward,
+    )
     if isinstance(source, str) and source in embedded():
         with resources.as_file(resources.files("lamo") / "assets" / f"{source}.hdf5") as path:
-            return read_d4rl(path, source)
+            return _read("d4rl", path, source, options)
     path = Path(source).expanduser()
     name = path.name if path.is_absolute() else str(path)
-    if path.is_dir():
-        return read_minari(path, name)
     if not path.exists():
         if isinstance(source, str) and is_minari_id(source):
-            return read_minari_id(source)
+            options.refuse("columns", source=source, why=_NO_COLUMNS)
+            return read_minari_id(source, options)
         raise LamoError(
             f"dataset {str(source)!r}: no such file or folder, and it is neither an embedded dataset "
             f"({', '.join(embedded()) or 'none here'}) nor a Minari id (like mujoco/hopper/medium-v0)"
         )
+    return _read(_format(path, name), path, name, options)
+
+
+_NO_COLUMNS = "the names in this format are fixed; it maps those of a table (CSV, Parquet, LeRobot)"
+
+
+def _read(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
+    if kind not in _TABLES:
+        options.refuse("columns", source=name, why=_NO_COLUMNS)
+    return SOURCES[kind](path, name, options)
+
+
+def _format(path: Path, name: str) -> str:
+    """Which of `SOURCES` reads this file or folder, from its suffix and what is inside."""
+    if path.is_dir():
+        return "minari"
     suffix = path.suffix.lower()
     if suffix in _HDF5:
         with open_hdf5(path, name) as file:
-            layout = "minari" if holds_episodes(file) else "d4rl"
-        return SOURCES[layout](path, name)
+            return "minari" if holds_episodes(file) else "d4rl"
     if suffix not in _SUFFIXES:
         known = ", ".join((*_HDF5, *_SUFFIXES))
         raise LamoError(f"{name}: {suffix or 'no suffix'} is not a format that is read; known are {known} and folders")
-    return SOURCES[_SUFFIXES[suffix]](path, name)
+    return _SUFFIXES[suffix]

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from lamo.data.episodes import BLOCK, Episodes
-from lamo.data.sources.flat import check_fits, flat_episodes
+from lamo.data.sources.flat import USED, check_bomb, check_fits, flat_episodes
+from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
-
-BOMB_RATIO, BOMB_BYTES = 200, 1 << 28
-"""Numbers people record shrink 1.1 to 20 times; more than 200 times, and over 256 MiB, is a bomb."""
 
 
 class NpzColumn:
@@ -41,11 +39,7 @@ class NpzColumn:
         if min(self.shape, default=0) < 0 or self.start + self.nbytes > self.member.file_size:
             raise LamoError(f"{where} is shorter than its header says; save the file again")
         check_fits(self.nbytes, where)
-        if self.nbytes > max(BOMB_BYTES, BOMB_RATIO * self.member.compress_size):
-            raise LamoError(
-                f"{where} would unpack from {self.member.compress_size} to {self.nbytes} bytes, "
-                "as no recorded data does; if you trust it, save it again with numpy.savez (uncompressed)"
-            )
+        check_bomb(self.nbytes, self.member.compress_size, where)
 
     def blocks(self) -> Iterator[np.ndarray]:
         with self.archive.open(self.member) as stream:
@@ -75,7 +69,7 @@ def _open_npz(path: Path, source: str) -> Iterator[zipfile.ZipFile]:
         raise LamoError(f"{source}: not a whole .npz file ({error}); copy or download it again") from error
 
 
-def read_npz(path: Path, source: str) -> Episodes:
+def read_npz(path: Path, source: str, options: ReadOptions) -> Episodes:
     """An archive with `observations`, `actions`, `rewards`, `terminals` and/or `timeouts` -> Episodes.
 
     Arrays under other names are never unpacked. A text array of no axes named `env_id` names the environment.
@@ -86,9 +80,11 @@ def read_npz(path: Path, source: str) -> Episodes:
         for member in archive.infolist():
             if member.filename.endswith(".npy"):
                 column = NpzColumn(archive, member, source)
+                if column.key in columns:
+                    raise LamoError(f"{source}: holds {column.key} twice; save it again")
                 columns[column.key] = column
         numbers = {key: column for key, column in columns.items() if key not in ("env_id",)}
-        for key in _USED & numbers.keys():
+        for key in USED & numbers.keys():
             numbers[key].check()
         env = columns.get("env_id")
         named = env is not None and env.shape == () and env.dtype.kind == "U" and env.nbytes < 4096
@@ -100,9 +96,4 @@ def read_npz(path: Path, source: str) -> Episodes:
             "action_high": None,
             "attributes": {},
         }
-        return flat_episodes(numbers, source, metadata).validate()
-
-
-_USED = {
-    "observations", "actions", "rewards", "terminals", "terminations", "timeouts", "truncations", "next_observations",
-}  # fmt: skip
+        return flat_episodes(numbers, source, metadata, options).validate()

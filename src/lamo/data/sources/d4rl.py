@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,69 +13,90 @@ from typing import Any
 import h5py
 import numpy as np
 
-from lamo.data.episodes import BLOCK, Episodes
-from lamo.data.sources.flat import flat_episodes
+from lamo.data.episodes import Episodes
+from lamo.data.sources.flat import USED, check_fits, flat_episodes, read_into, state_width
+from lamo.data.sources.hdf5 import H5Column, attributes, member, open_hdf5, scalar
+from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
 
 _ENV_NAMES = ("env_id", "env", "env_name", "environment")
+_GOAL_KEYS = ("achieved_goal", "desired_goal", "observation")  # in Gymnasium's flattening order
+_ANTMAZE = 29  # numbers in AntMaze's observations: the position, which is the achieved goal, and 27 of the ant
 
 
-class H5Column:
-    """An HDF5 array, read straight into the memory it will live in."""
-
-    def __init__(self, data: h5py.Dataset) -> None:
-        self.data, self.shape, self.dtype = data, data.shape, data.dtype
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        chunk = self.data.chunks[0] if self.data.chunks else 1
-        size = max(chunk, BLOCK // chunk * chunk)  # whole chunks: each is unpacked once
-        return (self.data[start : start + size] for start in range(0, self.shape[0], size))
-
-    def read_direct(self, out: np.ndarray) -> bool:
-        """Fill `out` where HDF5 itself can (float64 to float32 on the way); say whether that was so."""
-        fits = self.shape == out.shape and self.dtype.kind == out.dtype.kind
-        if fits and out.size:
-            self.data.read_direct(out)
-        return fits
-
-
-@contextmanager
-def open_hdf5(path: Path, source: str) -> Iterator[h5py.File]:
-    """Open for reading; what HDF5 cannot read, now or inside the block, becomes a `LamoError`."""
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError) as error:  # h5py raises OSError for most, RuntimeError for some torn structures
-        raise LamoError(f"{source}: not a whole HDF5 file ({error}); copy or download it again") from error
-
-
-def read_d4rl(path: Path, source: str) -> Episodes:
+def read_d4rl(path: Path, source: str, options: ReadOptions) -> Episodes:
     """A flat HDF5 file -> Episodes. Attributes of the file and the scalars under `metadata/` land in `metadata`.
+
+    D4RL keeps the goals of its mazes apart, in `infos/goal`; they are left out unless `options.obs_keys` names keys of
+    Gymnasium-Robotics' mazes (`achieved_goal`, `desired_goal`, `observation`): then observations are those of these
+    environments, flattened. Without `infos/goal` the keys say nothing of the file.
 
     Source: the layout of D4RL (Fu et al. 2020), in which `terminals` and `timeouts` both end an episode.
     Raises `LamoError` for a file that is torn, lacks a key, has arrays of different lengths, no step, or NaN.
     """
     with open_hdf5(path, source) as file:
-        columns = {key: H5Column(value) for key, value in file.items() if isinstance(value, h5py.Dataset)}
-        group = file.get("metadata")
-        notes: dict[str, h5py.Dataset] = (
-            {key: value for key, value in group.items() if isinstance(value, h5py.Dataset)}
-            if isinstance(group, h5py.Group)
-            else {}
-        )
-        attributes = {key: plain(value) for key, value in file.attrs.items()}
-        attributes |= {key: plain(value[()]) for key, value in notes.items() if value.shape == ()}
-        infos = file.get("infos")
+        columns: dict[str, H5Column] = {}
+        for key in map(str, file):
+            found = member(file, key, source) if key in USED else None
+            if found is None and file.get(key, getclass=True, getlink=True) is h5py.HardLink:
+                found = file[key]  # named in messages, never read
+            if isinstance(found, h5py.Dataset):
+                columns[key] = H5Column(found)
+        notes, infos = _datasets(file, "metadata", source), _datasets(file, "infos", source)
+        about = attributes(file, source)
+        about |= {key: scalar(value, key, source) for key, value in notes.items() if value.shape == ()}
         metadata = {
             "source": source,
             "format": "d4rl",
-            "env": next((attributes[key] for key in _ENV_NAMES if isinstance(attributes.get(key), str)), None),
-            "action_low": _bound(attributes.get("action_low")),
-            "action_high": _bound(attributes.get("action_high")),
-            "attributes": attributes,
-            "infos": sorted(infos) if isinstance(infos, h5py.Group) else [],
+            "env": next((about[key] for key in _ENV_NAMES if isinstance(about.get(key), str)), None),
+            "action_low": _bound(about.get("action_low")),
+            "action_high": _bound(about.get("action_high")),
+            "attributes": about,
+            "infos": sorted(infos),
         }
-        return _own_notes(flat_episodes(columns, source, metadata), notes).validate()
+        episodes = _own_notes(flat_episodes(columns, source, metadata, options), notes, source)
+        if options.obs_keys is not None and "goal" in infos:
+            episodes = _with_goals(episodes, infos["goal"], options.obs_keys, source)
+        return episodes.validate()
+
+
+def _datasets(file: h5py.File, name: str, source: str) -> dict[str, h5py.Dataset]:
+    """The arrays in a group of the file, by name; a group that is not there has none."""
+    group = member(file, name, source)
+    found = {str(key): member(group, str(key), source) for key in group} if isinstance(group, h5py.Group) else {}
+    return {key: value for key, value in found.items() if isinstance(value, h5py.Dataset)}
+
+
+def _with_goals(episodes: Episodes, goals: h5py.Dataset, keys: tuple[str, ...], source: str) -> Episodes:
+    """Observations as Gymnasium-Robotics' mazes give them: the chosen of `_GOAL_KEYS`, one after the other."""
+    for key in keys:
+        if key not in _GOAL_KEYS:
+            raise LamoError(f"{source}: --obs-keys {key!r} is not one of {', '.join(_GOAL_KEYS)}")
+    width, column = episodes.observations.shape[1], H5Column(goals)
+    size = state_width(column.shape, column.dtype, source, "infos/goal") if column.shape else 0
+    if len(column.shape) != 2 or column.shape[0] != episodes.steps or size > width:
+        raise LamoError(f"{source}: infos/goal has shape {column.shape}; it must be one goal per step")
+    check_fits(8 * episodes.steps * (width + size), source)
+    goal = read_into(column, np.empty((episodes.steps, size), np.float32))
+
+    def dressed(observations: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        parts = {
+            "achieved_goal": observations[:, :size],
+            "desired_goal": goal,
+            "observation": observations[:, size if width == _ANTMAZE else 0 :],
+        }
+        return np.concatenate([parts[key] for key in _GOAL_KEYS if key in keys], axis=1)
+
+    final = episodes.final_observations
+    if final is not None:
+        final = dressed(final, goal[episodes.offsets[1:] - 1])
+        final[np.isnan(final).any(axis=1)] = np.nan  # where the observation is not known the goal alone is none
+    return replace(
+        episodes,
+        observations=dressed(episodes.observations, goal),
+        final_observations=final,
+        metadata={**episodes.metadata, "observation_keys": [key for key in _GOAL_KEYS if key in keys]},
+    )
 
 
 def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, Any] | None = None) -> Path:
@@ -126,33 +147,28 @@ def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, An
     return path
 
 
-def plain(value: Any) -> Any:
-    """An HDF5 attribute as JSON would have it."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, np.ndarray):
-        return [plain(item) for item in value.tolist()]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    return value if isinstance(value, str | int | float | bool | list) else str(value)
-
-
 def _bound(value: Any) -> list[float] | None:
     numbers = isinstance(value, list) and value and all(isinstance(item, int | float) for item in value)
     return [float(item) for item in value] if numbers else None
 
 
-def _own_notes(episodes: Episodes, notes: dict[str, h5py.Dataset]) -> Episodes:
+def _own_notes(episodes: Episodes, notes: dict[str, h5py.Dataset], source: str) -> Episodes:
     """Take back what `write_d4rl` left under `metadata/`."""
     count = (len(episodes),)
-    if any(key not in notes or notes[key].shape != count for key in ("ids", "unfinished")):
+    kinds = {"ids": "iu", "unfinished": "b"}
+    if any(key not in notes or notes[key].shape != count or notes[key].dtype.kind not in kinds[key] for key in kinds):
         return episodes
-    final = episodes.final_observations
+    final, ids = episodes.final_observations, np.asarray(notes["ids"][()], np.int64)
+    if len(np.unique(ids)) < len(ids):
+        raise LamoError(f"{source}: metadata/ids numbers two episodes alike; remove it from the file")
     if "final_observations" in notes:
-        final = np.asarray(notes["final_observations"][()], np.float32)
+        stored = notes["final_observations"]
+        if stored.shape != (*count, episodes.observations.shape[1]) or stored.dtype.kind != "f":
+            raise LamoError(f"{source}: metadata/final_observations has shape {stored.shape}; remove it from the file")
+        final = np.asarray(stored[()], np.float32)
     return replace(
         episodes,
         truncated=episodes.truncated & ~np.asarray(notes["unfinished"][()], bool),
-        ids=np.asarray(notes["ids"][()], np.int64),
+        ids=ids,
         final_observations=final,
     )

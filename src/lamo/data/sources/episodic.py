@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 
 from lamo.data.episodes import Episodes
 from lamo.data.sources.flat import action_type, check_fits
+from lamo.data.sources.options import ReadOptions, as_kind, listed
 from lamo.errors import LamoError, warn
 
 Encoder = Callable[[np.ndarray], np.ndarray]
@@ -36,7 +38,7 @@ class Record(Protocol):
         ...
 
     def get(self, key: str) -> Any:
-        """The array under `key` (a path with slashes), or None. Raises nothing."""
+        """The array under `key` (a path with slashes), or None. Raises `LamoError` for one that must not be read."""
         ...
 
     def keys(self) -> list[str]:
@@ -57,7 +59,7 @@ def need(record: Record, key: str, source: str) -> Array:
     """The array under `key`. Raises `LamoError`, naming the keys that are there, if it is not or has no axis."""
     value = record.get(key)
     if value is None:
-        present = ", ".join(sorted(record.keys())) or "none"
+        present = listed(sorted(record.keys()))
         raise LamoError(f"{source}: {record.label}: key {key!r} is missing; the keys present are {present}")
     if not hasattr(value, "shape") or len(value.shape) == 0:
         raise LamoError(f"{source}: {record.label}: {key} is not an array with one row per step")
@@ -70,6 +72,7 @@ def gather(
     flags: tuple[str, str],
     source: str,
     metadata: dict[str, Any],
+    options: ReadOptions,
 ) -> Episodes:
     """Episodes from records, which are walked through twice.
 
@@ -77,19 +80,20 @@ def gather(
     one counts as False. Observations may have one row more than actions: it becomes `final_observations`, as does the
     last of `next_observations`. Episodes of no steps are left out, with a warning. Raises `LamoError` for the rest.
     """
+    measure = "rewards" if options.reward is None else "actions"  # what says how many steps an episode has
     ids: list[int] = []
     lengths: list[int] = []
     empty: list[str] = []
     inner: tuple[int, ...] = ()
     kind: type[np.generic] = np.float32
     for record in records():
-        steps = int(need(record, "rewards", source).shape[0])
+        steps = int(need(record, measure, source).shape[0])
         if steps == 0:
             empty.append(record.label)
             continue
         if not ids:
             actions = need(record, "actions", source)
-            inner, kind = action_type(actions.shape, actions.dtype, source)
+            inner, kind = action_type(actions.shape, actions.dtype, source, options.actions)
         ids.append(record.id)
         lengths.append(steps)
     if not ids:
@@ -99,35 +103,36 @@ def gather(
 
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     total, width = int(offsets[-1]), sum(part.width for part in parts)
-    check_fits(total * (4 * width + np.dtype(kind).itemsize * int(np.prod(inner)) + 4), source)
+    check_fits(total * (4 * width + np.dtype(kind).itemsize * math.prod(inner) + 4), source)
     observations = np.empty((total, width), np.float32)
     final = np.full((len(ids), width), np.nan, np.float32)
     actions = np.empty((total, *inner), kind)
-    rewards = np.empty(total, np.float32)
+    rewards = np.zeros(total, np.float32)
     ended = {key: np.zeros(len(ids), bool) for key in flags}
     inside = 0
     filled = 0
     for record in records():
-        steps = int(need(record, "rewards", source).shape[0])
+        steps = int(need(record, measure, source).shape[0])
         if steps == 0:
             continue
         span = slice(int(offsets[filled]), int(offsets[filled + 1]))
-        rewards[span] = _rows(record, "rewards", (), steps, source)
+        if options.reward is None:
+            rewards[span] = _rows(record, "rewards", (), steps, source)
         data = need(record, "actions", source)
-        if action_type(data.shape, data.dtype, source) != (inner, kind):
+        if action_type(data.shape, data.dtype, source, options.actions) != (inner, kind):
             raise LamoError(f"{source}: {record.label}: actions {data.shape} {data.dtype} differ from those before")
         actions[span] = _rows(record, "actions", inner, steps, source)
         column = 0
         for part in parts:
             here = slice(column, column + part.width)
             column += part.width
-            count = need(record, part.key, source).shape[0]
+            count, *shape = need(record, part.key, source).shape
+            if math.prod(shape) > part.width or (part.encode is None and math.prod(shape) != part.width):
+                raise LamoError(
+                    f"{source}: {record.label}: {part.key} has {math.prod(shape)} numbers per step, others {part.width}"
+                )
             values = _rows(record, part.key, None, steps + (count == steps + 1), source)
             values = part.encode(values) if part.encode else values.reshape(len(values), -1)
-            if values.shape[1] != part.width:
-                raise LamoError(
-                    f"{source}: {record.label}: {part.key} has {values.shape[1]} numbers per step, others {part.width}"
-                )
             observations[span, here] = values[:steps]
             if len(values) > steps:
                 final[filled, here] = values[steps]
@@ -142,7 +147,7 @@ def gather(
         filled += 1
     return Episodes(
         observations=observations,
-        actions=actions,
+        actions=as_kind(actions, options.actions, source),
         rewards=rewards,
         offsets=offsets,
         terminated=ended[flags[0]],
@@ -153,6 +158,11 @@ def gather(
     ).validate()
 
 
+def _measure(record: Record) -> str:
+    key = "rewards" if record.get("rewards") is not None else "actions"
+    return f"{key} {record.get(key).shape[0]}"
+
+
 def _rows(record: Record, key: str, inner: tuple[int, ...] | None, steps: int, source: str) -> np.ndarray:
     """All rows of an array, (steps, *inner); `inner` None keeps the shape. `LamoError` where they do not match."""
     data = need(record, key, source)
@@ -161,9 +171,9 @@ def _rows(record: Record, key: str, inner: tuple[int, ...] | None, steps: int, s
     if data.shape[0] != steps:
         raise LamoError(
             f"{source}: {record.label}: arrays have different lengths ({key} {data.shape[0]}, "
-            f"rewards {need(record, 'rewards', source).shape[0]}); every array needs one row per step"
+            f"{_measure(record)}); every array needs one row per step"
         )
-    if inner is not None and int(np.prod(data.shape[1:])) != int(np.prod(inner)):
+    if inner is not None and math.prod(data.shape[1:]) != math.prod(inner):
         raise LamoError(f"{source}: {record.label}: {key} has shape {tuple(data.shape)}, expected {(steps, *inner)}")
     values = data[0:steps]
     if values.dtype.kind == "f":

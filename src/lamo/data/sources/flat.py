@@ -10,6 +10,7 @@ Nothing is dropped and nothing moved by a row: each step stays with its own obse
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,10 +19,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from lamo.data.episodes import Episodes
+from lamo.data.sources.options import ReadOptions, as_kind, listed
 from lamo.errors import LamoError, warn
 
+BOMB_RATIO, BOMB_BYTES = 200, 1 << 28
+"""Numbers people record shrink 1.1 to 20 times; more than 200 times, and over 256 MiB, is a bomb."""
 TERMINALS = ("terminals", "terminations")
 TIMEOUTS = ("timeouts", "truncations")
+USED = frozenset({"observations", "actions", "rewards", *TERMINALS, *TIMEOUTS, "next_observations"})
+"""The names that D4RL's layout knows; arrays under others are passed over."""
 
 
 class Column(Protocol):
@@ -65,7 +71,7 @@ def need_keys(keys: Iterable[str], present: Iterable[str], source: str) -> None:
     present = sorted(present)
     for key in keys:
         if key not in present:
-            raise LamoError(f"{source}: key {key!r} is missing; the keys present are {', '.join(present) or 'none'}")
+            raise LamoError(f"{source}: key {key!r} is missing; the keys present are {listed(present)}")
 
 
 def state_width(shape: tuple[int, ...], dtype: np.dtype, source: str, key: str = "observations") -> int:
@@ -74,7 +80,22 @@ def state_width(shape: tuple[int, ...], dtype: np.dtype, source: str, key: str =
         raise LamoError(f"{source}: {key} has type {dtype}, which is not a number")
     if dtype == np.uint8 and len(shape) > 2:
         raise LamoError(f"{source}: {key} are images {tuple(shape[1:])}; only state observations are supported")
-    return int(np.prod(shape[1:], dtype=np.int64))
+    width = math.prod(shape[1:])
+    if width == 0:
+        raise LamoError(f"{source}: {key} has shape {tuple(shape)}: no numbers in a step")
+    return width
+
+
+def check_bomb(wanted: int, stored: int | Callable[[], int], where: str) -> None:
+    """Raise `LamoError` if `wanted` bytes would be unpacked from `stored` ones as no recorded data does."""
+    if wanted <= BOMB_BYTES:
+        return
+    stored = stored() if callable(stored) else stored
+    if wanted > BOMB_RATIO * stored:
+        raise LamoError(
+            f"{where} would unpack from {stored} to {wanted} bytes, as no recorded data does; "
+            "if you trust it, save it again uncompressed"
+        )
 
 
 def check_fits(wanted: int, source: str) -> None:
@@ -93,43 +114,55 @@ def check_fits(wanted: int, source: str) -> None:
         )
 
 
-def action_type(shape: tuple[int, ...], dtype: np.dtype, source: str) -> tuple[tuple[int, ...], type[np.generic]]:
-    """Shape after the first axis and type of the actions in `Episodes`: () and int64, or (A,) and float32."""
+def action_type(
+    shape: tuple[int, ...], dtype: np.dtype, source: str, kind: str | None = None
+) -> tuple[tuple[int, ...], type[np.generic]]:
+    """Shape after the first axis and type of the actions in `Episodes`: () and int64, or (A,) and float32.
+
+    Integers are choices unless `kind` is "continuous". Raises `LamoError` for several choices per step.
+    """
     if dtype.kind not in "fiu":
         raise LamoError(
             f"{source}: actions has type {dtype}, which is neither a choice (integers) nor a vector (floats)"
         )
-    width = int(np.prod(shape[1:], dtype=np.int64))
-    if dtype.kind == "f":
+    width = math.prod(shape[1:])
+    if width == 0:
+        raise LamoError(f"{source}: actions has shape {tuple(shape)}: no numbers in a step")
+    if dtype.kind == "f" or kind == "continuous":
         return (width,), np.float32
     if width != 1:
         raise LamoError(
-            f"{source}: actions are {width} integers per step; only one discrete action per step is supported"
+            f"{source}: actions are {width} integers per step; only one discrete action per step is supported; "
+            "if they are amounts, give --actions continuous"
         )
     return (), np.int64
 
 
-def flat_episodes(columns: Mapping[str, Column], source: str, metadata: dict[str, Any]) -> Episodes:
+def flat_episodes(
+    columns: Mapping[str, Column], source: str, metadata: dict[str, Any], options: ReadOptions
+) -> Episodes:
     """Columns of D4RL's layout -> Episodes, whose values the caller has yet to `validate`.
 
-    Needs `observations`, `actions`, `rewards` and at least one of `terminals` and `timeouts` (Gymnasium's names
-    `terminations` and `truncations` do as well). `next_observations` gives what was seen after the last action of each
-    episode. Raises `LamoError` for a missing key, arrays of different lengths, no step, or a value that is not finite.
+    Needs `observations`, `actions`, `rewards` (unless `options.reward` is "none") and at least one of `terminals` and
+    `timeouts` (Gymnasium's names `terminations` and `truncations` do as well). `next_observations` gives what was seen
+    after the last action of each episode. Raises `LamoError` for a missing key, arrays of different lengths, no step,
+    or a value that is not finite.
     """
-    need_keys(("observations", "actions", "rewards"), columns, source)
+    rewarded = ("rewards",) if options.reward is None else ()
+    need_keys(("observations", "actions", *rewarded), columns, source)
     flags = {
         kind: next((name for name in names if name in columns), None)
         for kind, names in (("terminals", TERMINALS), ("timeouts", TIMEOUTS))
     }
     if not any(flags.values()):
         need_keys(("terminals",), columns, source)
-    used = ["rewards", "observations", "actions", *filter(None, flags.values())]
+    used = [*rewarded, "observations", "actions", *filter(None, flags.values())]
     if "next_observations" in columns:
         used.append("next_observations")
     for key in used:
         if len(columns[key].shape) == 0:
             raise LamoError(f"{source}: {key} is a single value, not an array with one row per step")
-    steps = columns["rewards"].shape[0]
+    steps = columns[used[0]].shape[0]
     lengths = {key: columns[key].shape[0] for key in used}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{key} {count}" for key, count in lengths.items())
@@ -138,8 +171,8 @@ def flat_episodes(columns: Mapping[str, Column], source: str, metadata: dict[str
         raise LamoError(f"{source}: holds no steps; an offline dataset needs at least one transition")
 
     width = state_width(columns["observations"].shape, columns["observations"].dtype, source)
-    inner, kind = action_type(columns["actions"].shape, columns["actions"].dtype, source)
-    check_fits(steps * (4 * width + np.dtype(kind).itemsize * int(np.prod(inner)) + 4), source)
+    inner, kind = action_type(columns["actions"].shape, columns["actions"].dtype, source, options.actions)
+    check_fits(steps * (4 * width + np.dtype(kind).itemsize * math.prod(inner) + 4), source)
     ended = {name: _vector(columns[key], key, np.dtype(bool), source) for name, key in flags.items() if key is not None}
     if "timeouts" not in ended:
         warn(
@@ -161,8 +194,10 @@ def flat_episodes(columns: Mapping[str, Column], source: str, metadata: dict[str
         final = rows(following, last, width)
     return Episodes(
         observations=read_into(columns["observations"], np.empty((steps, width), np.float32)),
-        actions=read_into(columns["actions"], np.empty((steps, *inner), kind)),
-        rewards=_vector(columns["rewards"], "rewards", np.dtype(np.float32), source),
+        actions=as_kind(read_into(columns["actions"], np.empty((steps, *inner), kind)), options.actions, source),
+        rewards=_vector(columns["rewards"], "rewards", np.dtype(np.float32), source)
+        if rewarded
+        else np.zeros(steps, np.float32),
         offsets=np.concatenate([[0], cuts]).astype(np.int64),
         terminated=terminals[last],
         truncated=timeouts[last],
@@ -173,7 +208,7 @@ def flat_episodes(columns: Mapping[str, Column], source: str, metadata: dict[str
 
 
 def _vector(column: Column, key: str, dtype: np.dtype, source: str) -> np.ndarray:
-    if int(np.prod(column.shape[1:], dtype=np.int64)) != 1 or column.dtype.kind not in "fiub":
+    if math.prod(column.shape[1:]) != 1 or column.dtype.kind not in "fiub":
         raise LamoError(
             f"{source}: {key} has shape {column.shape} and type {column.dtype}; it must be one number per step"
         )

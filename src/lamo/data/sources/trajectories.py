@@ -16,6 +16,7 @@ import numpy as np
 from lamo.data.episodes import Episodes
 from lamo.data.sources.episodic import Part, gather, need
 from lamo.data.sources.flat import TERMINALS, TIMEOUTS, flat_episodes, state_width
+from lamo.data.sources.options import ReadOptions
 from lamo.data.sources.pickles import PickledArray, read_pickle
 from lamo.errors import LamoError
 
@@ -48,7 +49,7 @@ def _as_array(value: Any) -> np.ndarray:
         return np.empty(len(value), object)
 
 
-def read_trajectories(path: Path, source: str) -> Episodes:
+def read_trajectories(path: Path, source: str, options: ReadOptions) -> Episodes:
     """A pickled list of trajectories (or one dict of flat arrays in D4RL's layout) -> Episodes; nothing is executed.
 
     Raises `LamoError` for a pickle with code in it (naming it), one that is not whole, a key missing, arrays of
@@ -71,7 +72,7 @@ def read_trajectories(path: Path, source: str) -> Episodes:
             content = content.items
         if isinstance(content, dict):
             columns = {str(key): value for key, value in content.items() if isinstance(value, PickledArray)}
-            return flat_episodes(columns, source, metadata).validate()
+            return flat_episodes(columns, source, metadata, options).validate()
         if not isinstance(content, list | tuple) or not all(isinstance(item, dict) for item in content):
             raise LamoError(f"{source}: is not a list of trajectories, each a dict of arrays")
         if not content:
@@ -79,4 +80,4 @@ def read_trajectories(path: Path, source: str) -> Episodes:
         trajectories = [_Trajectory(item, number) for number, item in enumerate(content)]
         first = need(trajectories[0], "observations", source)
         parts = [Part("observations", state_width(first.shape, first.dtype, source))]
-        return gather(lambda: trajectories, parts, (TERMINALS[0], TIMEOUTS[0]), source, metadata)
+        return gather(lambda: trajectories, parts, (TERMINALS[0], TIMEOUTS[0]), source, metadata, options)

@@ -1,0 +1,129 @@
+"""HDF5 files opened with care: nothing outside the file is followed, and every size is known before it is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lamo.data.episodes import BLOCK
+from lamo.data.sources.flat import check_bomb
+from lamo.errors import LamoError
+
+ATTRIBUTE_BYTES = 1 << 20
+"""A larger attribute, or text under `metadata/`, describes nothing; those of known datasets are below 100 KiB."""
+_LINKS = 8  # soft links that may lead to one another
+# h5py raises OSError for most damage; the others for structures whose parts do not fit each other
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError, AttributeError)
+
+
+@contextmanager
+def open_hdf5(path: Path, source: str) -> Iterator[h5py.File]:
+    """Open for reading; what HDF5 cannot read, now or inside the block, becomes a `LamoError`."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except _DAMAGE as error:
+        raise LamoError(f"{source}: not a whole HDF5 file ({error}); copy or download it again") from error
+
+
+class H5Column:
+    """An HDF5 array, read straight into the memory it will live in."""
+
+    def __init__(self, data: h5py.Dataset) -> None:
+        self.data, self.shape, self.dtype = data, data.shape, data.dtype
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Rows in order, some thousands at a time."""
+        chunk = self.data.chunks[0] if self.data.chunks else 1
+        size = max(chunk, BLOCK // chunk * chunk)  # whole chunks: each is unpacked once
+        return (self.data[start : start + size] for start in range(0, self.shape[0], size))
+
+    def read_direct(self, out: np.ndarray) -> bool:
+        """Fill `out` where HDF5 itself can (float64 to float32 on the way); say whether that was so."""
+        fits = self.shape == out.shape and self.dtype.kind == out.dtype.kind
+        if fits and out.size:
+            self.data.read_direct(out)
+        return fits
+
+
+def member(group: h5py.Group, path: str, source: str, links: int = 0) -> h5py.Group | h5py.Dataset | None:
+    """What lies under `path` (with slashes), None where nothing does; nothing of its values is read.
+
+    Raises `LamoError` for a link to another file, an array whose values lie in one, and one that unpacks beyond
+    measure.
+    """
+    here: Any = group
+    for name in filter(None, path.split("/")):
+        if not isinstance(here, h5py.Group):
+            return None
+        link = here.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise LamoError(f"{source}: {path} links to another file, which is not followed; copy its data into this")
+        if isinstance(link, h5py.SoftLink):
+            if links == _LINKS:
+                raise LamoError(f"{source}: {path} is a link that leads nowhere")
+            start: Any = here.file["/"] if link.path.startswith("/") else here
+            here = member(start, link.path, source, links + 1)
+        else:
+            here = here.get(name)
+        if here is None:
+            return None
+    if isinstance(here, h5py.Dataset):
+        _check_dataset(here, path, source)
+    return here if isinstance(here, h5py.Group | h5py.Dataset) else None
+
+
+def _check_dataset(data: h5py.Dataset, path: str, source: str) -> None:
+    if data.is_virtual or data.external:
+        raise LamoError(f"{source}: {path} keeps its values in another file, which is not read; copy them into this")
+    if data.shape is None:  # h5py's Empty: a type without a value
+        return
+    kind, chunk = data.dtype.kind, math.prod(data.chunks or ()) * data.dtype.itemsize
+    if kind in "fiub" and max(data.nbytes, chunk) > 0:
+        check_bomb(max(data.nbytes, chunk), data.id.get_storage_size, f"{source}: {path}")
+
+
+def attributes(item: h5py.Group, source: str) -> dict[str, Any]:
+    """Its attributes as JSON would have them. Raises `LamoError` for one of more than 1 MiB."""
+    return {name: attribute(item, name, source) for name in item.attrs}
+
+
+def attribute(item: h5py.Group, name: str, source: str) -> Any:
+    """One attribute as JSON would have it. Raises `LamoError` where it has more than 1 MiB."""
+    header = item.attrs.get_id(name)
+    if header.get_storage_size() > ATTRIBUTE_BYTES:
+        raise LamoError(f"{source}: attribute {name!r} has {header.get_storage_size()} bytes; remove it from the file")
+    return _short(item.attrs[name], name, source)
+
+
+def scalar(data: h5py.Dataset, name: str, source: str) -> Any:
+    """The value of an array without axes as JSON would have it. Raises `LamoError` where it has more than 1 MiB."""
+    return _short(data[()], name, source)
+
+
+def _short(value: Any, name: str, source: str) -> Any:
+    value = plain(value)
+    if len(value if isinstance(value, str) else str(value)) > ATTRIBUTE_BYTES:
+        raise LamoError(f"{source}: attribute {name!r} has more than {ATTRIBUTE_BYTES} bytes; remove it from the file")
+    return value
+
+
+def plain(value: Any) -> Any:
+    """An HDF5 attribute as JSON would have it."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray):
+        return [plain(item) for item in value.tolist()]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) else str(value)
