@@ -35,11 +35,11 @@ def test_language_loss_acts_on_the_language(small_lm: Path, tmp_path: Path) -> N
     """The test's LM knows nothing, so what the loss can do is teach: adapters read a text and predict it better."""
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("the arm reaches the target and the target moves away from the arm. " * 40)
-    agent = learner("lamo", small_lm, language_weight=10.0, corpus=(str(corpus),))
+    agent = learner("lamo", small_lm, language_weight=10.0, corpus=(str(corpus),), lm_learning_rate=1e-3)
     before = agent.perplexity()
-    log = train(agent, 40)
+    log = [row["language_loss"] for row in train(agent, 40)]
     assert agent.perplexity() < 0.9 * before
-    assert log[-1]["language_loss"] < log[0]["language_loss"]
+    assert np.mean(log[-10:]) < np.mean(log[:10])
 
 
 def test_adapters_have_a_learning_rate_of_their_own(small_lm: Path) -> None:

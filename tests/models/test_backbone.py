@@ -11,7 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from lamo.algorithms.settings import SequenceSettings
 from lamo.errors import LamoError
-from lamo.models.backbone import Backbone, attention_bias, load_language_model
+from lamo.models.backbone import Backbone, load_language_model
+from lamo.models.fast import attention_bias
 
 
 def gpt2(**changes: int) -> GPT2LMHeadModel:
@@ -123,7 +124,7 @@ def test_attention_is_causal() -> None:
     changed = tokens.clone()
     changed[:, 4:] += 1
     torch.testing.assert_close(backbone(tokens)[:, :4], backbone(changed)[:, :4])
-    assert attention_bias(3, None, torch.float32, torch.device("cpu")).shape == (1, 1, 3, 3)
+    assert attention_bias(3, None, None, torch.float32, torch.device("cpu")).shape == (1, 1, 3, 3)
 
 
 def test_bfloat16_base_keeps_adapters_in_float32() -> None:

@@ -20,6 +20,7 @@ from lamo.data.windows import WindowBatch, Windows
 from lamo.errors import LamoError
 from lamo.models.backbone import deployed_model, load_language_model, scratch_model, weights_digest
 from lamo.models.cpu import keep_freed_memory
+from lamo.models.fast import Masks
 from lamo.models.sequence import DecisionModel
 from lamo.models.text import corpus_tokens
 
@@ -63,6 +64,7 @@ class SequenceLearner:
     ) -> None:
         keep_freed_memory()
         self.settings, self.spec, self.device, self.batch_size = settings, spec, torch.device(device), batch_size
+        self.seed = seed
         self.statistics = episodes.statistics()
         self.windows = Windows(episodes, settings.context, spec.return_scale, self.statistics)
         self.text: tuple[np.ndarray, np.ndarray] | None = None
@@ -123,10 +125,11 @@ class SequenceLearner:
             torch.from_numpy(array).to(self.device) for array in batch.windows
         )
         mask = None if bool(batch.windows.mask.all()) else real
-        predicted = self.model(returns_to_go, observations, actions, timesteps, mask)
+        masks = Masks([self.seed], self.steps, self.device)
+        predicted = self.model(returns_to_go, observations, actions, timesteps, mask, masks=masks)
         loss, info = action_loss(predicted, actions, real)
         if batch.text is not None:
-            language_loss = self.model.backbone.text_loss(torch.from_numpy(batch.text).to(self.device))
+            language_loss = self.model.backbone.text_loss(torch.from_numpy(batch.text).to(self.device), masks=masks)
             loss = loss + settings.language_weight * language_loss
             info["language_loss"] = language_loss.detach()
         self.optimizer.zero_grad(set_to_none=True)
@@ -338,7 +341,9 @@ class SequencePolicy:
             mask = torch.from_numpy(np.arange(length) >= length - age[:, None]).to(self.device)
         self.model.eval()
         predicted = self.model(
-            *(context[name][:, -length:] for name in ("returns_to_go", "observations", "actions", "timesteps")), mask
+            *(context[name][:, -length:] for name in ("returns_to_go", "observations", "actions", "timesteps")),
+            mask,
+            newest=True,
         )[:, -1]
         if self.spec.action_kind == "discrete":
             chosen = predicted.argmax(-1)

@@ -46,6 +46,9 @@ class SequenceSettings:
     Trainable parts are float32."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """Attention kernel; auto is eager on CPU (faster for short windows) and sdpa on CUDA."""
+    blocks: Literal["auto", "fast", "library"] = "auto"
+    """What computes the Transformer: few large products with their gradients by hand (GPT-2 shapes), or transformers'
+    own modules; auto is fast where it can be. The same function; only the draws of dropout differ."""
     positions: Literal["off", "on"] = "off"
     """GPT-2's own position embeddings on the control path; the timestep embedding does that work. Text always has
     them."""
@@ -57,6 +60,10 @@ class SequenceSettings:
     """Squash continuous actions into [-1, 1] by tanh."""
     context: int = 20
     """Steps (return, state, action) that the model sees, K."""
+    span: int | None = None
+    """Banded attention, beyond the paper: each token sees the last `span` steps at every layer, so that acting costs
+    three tokens per step, not 3 × context; train on a longer context than the span. None: the whole window, as
+    published."""
     dropout: float = 0.1
     """Dropout of the Transformer while it trains on behaviour (residual, attention and embedding)."""
     learning_rate: float = 1e-4
@@ -87,6 +94,8 @@ class SequenceSettings:
         for name in ("layers", "width", "heads", "lora_rank", "context", "text_batch", "text_block"):
             if getattr(self, name) < 1:
                 raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
+        if self.span is not None and not 1 <= self.span <= self.context:
+            raise LamoError(f"--span {self.span} must lie between 1 and --context {self.context}")
         for name in ("dropout", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must lie in [0, 1)")

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from lamo.algorithms.settings import SequenceSettings
 from lamo.errors import LamoError
 from lamo.models.cpu import has_fast_bfloat16
 from lamo.models.cross_entropy import linear_cross_entropy
+from lamo.models.fast import Masks, attention_bias, refusal, run_blocks
 
 EMBEDDED_LMS = {"tiny": "lm-tiny"}  # name -> folder in lamo.assets
 
@@ -210,6 +211,7 @@ class Backbone(nn.Module):
             if hasattr(lm.config, name):
                 setattr(lm.config, name, settings.dropout)
         self.text_dropout = settings.text_dropout
+        self.span = settings.span
         # where the Transformer's own dropout rates are kept; taken before adapters add theirs
         self.dropouts: list[tuple[nn.Module, str]] = []
         for module in lm.modules():
@@ -237,6 +239,17 @@ class Backbone(nn.Module):
             self._add_adapters(settings)
         # activations of a Transformer that trains in full: bfloat16 products where they are fast, weights stay float32
         self.autocast = settings.dtype != "float32" and not frozen and (device.type == "cuda" or has_fast_bfloat16())
+        self.fast = self._is_fast(settings)
+        self.lora_dropout = settings.lora_dropout
+
+    def _is_fast(self, settings: SequenceSettings) -> bool:
+        """Whether `models.fast` computes the blocks; transformers does otherwise."""
+        if settings.blocks == "library":
+            return False
+        why_not = refusal(self.lm) or ("it trains in bfloat16" if self.autocast else None)
+        if why_not and settings.blocks == "fast":
+            raise LamoError(f"--blocks fast: not with this language model: {why_not}; use --blocks library")
+        return why_not is None
 
     def _add_adapters(self, settings: SequenceSettings) -> None:
         from peft import LoraConfig, inject_adapter_in_model
@@ -268,34 +281,74 @@ class Backbone(nn.Module):
             if adapter:
                 parameter.data = parameter.data.float()
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hidden states (B, T, d) float32 of input embeddings `tokens` (B, T, d); `mask` (B, T) is True where a
-        token is real.
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        queries: slice = slice(None),
+        *,
+        masks: Masks | None = None,
+        others: Sequence[Backbone] = (),
+    ) -> Tensor:
+        """Hidden states (B, T', d) float32 of input embeddings `tokens` (B, T, d), for the tokens `queries` alone.
 
-        Without `mask` all tokens are real. Attention is causal; padding is seen by nobody.
+        `mask` (B, T) is True where a token is real; without it all are. Attention is causal, within the span if there
+        is one; padding is seen by nobody. `masks` are the step's dropout masks (fast blocks only; transformers draws
+        its own). `others` share this one's frozen weights: B is then the sum over all, in their order.
         """
         length = tokens.shape[1]
+        bias = None
+        if self.fast and mask is None and self.span is None and tokens.device.type == "cuda":
+            pass  # plainly causal, which the fused kernel knows by itself
+        else:
+            bias = attention_bias(length, mask, self.span, self.base_dtype, tokens.device)
+        if self.fast:
+            x = tokens.to(self.base_dtype)
+            if self.zero_position is None:
+                x = x + self.lm.base_model.wpe(_positions(mask, length, tokens.device))
+            hidden = run_blocks(
+                [each.lm.base_model for each in (self, *others)], x, bias, queries,
+                dropout=self.dropout, lora_dropout=self.lora_dropout, masks=self._masks(masks, tokens.device),
+            )  # fmt: skip
+            return hidden.float()
         positions = None
         if self.zero_position is not None:
             positions = torch.full((1, length), self.zero_position, dtype=torch.long, device=tokens.device)
         elif mask is not None:
-            positions = (mask.long().cumsum(1) - 1).clamp_min(0)
+            positions = _positions(mask, length, tokens.device)
         # Always a ready 4-D mask: given a constant `position_ids` and no mask, transformers would take every token
         # for a sequence of its own.
-        bias = attention_bias(length, mask, self.base_dtype, tokens.device)
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.lm.base_model(
                 inputs_embeds=tokens.to(self.base_dtype), attention_mask=bias, position_ids=positions, use_cache=False
             )
-        return output.last_hidden_state.float()
+        return output.last_hidden_state[:, queries].float()
 
-    def text_loss(self, ids: Tensor) -> Tensor:
-        """Mean next-token cross-entropy in nats of blocks `ids` (b, T + 1) int64, with position embeddings."""
-        with self._reading(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self.autocast):
-            hidden = self.lm.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+    def text_loss(self, ids: Tensor, *, masks: Masks | None = None, others: Sequence[Backbone] = ()) -> Tensor:
+        """Mean next-token cross-entropy in nats of blocks `ids` (b, T + 1) int64, with position embeddings.
+
+        With `others` (see `forward`) the mean is over all runs' blocks.
+        """
+        if self.fast:
+            base = self.lm.base_model
+            x = base.wte(ids[:, :-1]) + base.wpe.weight[: ids.shape[1] - 1]
+            hidden = run_blocks(
+                [each.lm.base_model for each in (self, *others)], x, None,
+                dropout=self.dropout if self.text_dropout else 0.0, lora_dropout=self.lora_dropout,
+                masks=self._masks(masks, ids.device),
+            )  # fmt: skip
+        else:
+            with self._reading(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self.autocast):
+                hidden = self.lm.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         weight = self.lm.get_output_embeddings().weight
         flat = hidden.reshape(-1, hidden.shape[-1]).to(weight.dtype)
         return linear_cross_entropy(flat, weight, ids[:, 1:].reshape(-1))
+
+    def _masks(self, masks: Masks | None, device: torch.device) -> Masks | None:
+        """Those given, or fresh ones from torch's generator while training; none otherwise."""
+        if not self.training:
+            return None
+        return masks or Masks([int(torch.randint(1 << 62, ()))], 0, device)
 
     def _set_dropout(self, rate: float) -> None:
         for module, attribute in self.dropouts:
@@ -314,6 +367,13 @@ class Backbone(nn.Module):
             self._set_dropout(self.dropout)
 
 
+def _positions(mask: Tensor | None, length: int, device: torch.device) -> Tensor:
+    """Position ids (1 or B, T) that count real tokens alone."""
+    if mask is None:
+        return torch.arange(length, device=device)[None]
+    return (mask.long().cumsum(1) - 1).clamp_min(0)
+
+
 def base_dtype(settings: SequenceSettings, device: torch.device, frozen: bool) -> torch.dtype:
     """Number format of the Transformer's weights: a frozen base may be bfloat16, a trained one is float32."""
     if not frozen:
@@ -321,25 +381,6 @@ def base_dtype(settings: SequenceSettings, device: torch.device, frozen: bool) -
     if settings.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" or has_fast_bfloat16() else torch.float32
     return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
-
-
-def attention_bias(length: int, mask: Tensor | None, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Additive attention mask, (1 or B, 1, T, T): 0 where query i may see key j (j <= i and j real), else the
-    lowest number.
-
-    ```
-    T = 4, first token padded        keys
-                                 p  1  2  3
-                     queries  p  -  -  -  -     (a padded query's output is never used)
-                              1  -  0  -  -
-                              2  -  0  0  -
-                              3  -  0  0  0
-    ```
-    """
-    visible = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
-    if mask is not None:
-        visible = visible & mask[:, None, None, :]
-    return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, torch.finfo(dtype).min)
 
 
 def scratch_model(settings: SequenceSettings, seed: int) -> Any:

@@ -11,6 +11,9 @@ from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
 from lamo.models.backbone import Backbone
 from lamo.models.embeddings import ActionEmbedding, action_head, embedding, interleave
+from lamo.models.fast import Masks
+
+STATES = slice(1, None, 3)  # of tokens R_1, s_1, a_1, …: state tokens predict actions
 
 
 class DecisionModel(nn.Module):
@@ -41,20 +44,34 @@ class DecisionModel(nn.Module):
         actions: Tensor,
         timesteps: Tensor,
         mask: Tensor | None = None,
+        *,
+        newest: bool = False,
+        masks: Masks | None = None,
     ) -> Tensor:
         """Predicted actions for every step: (B, K, A) continuous, or logits over A discrete actions.
 
         returns_to_go (B, K) scaled; observations (B, K, S) standardised; actions (B, K, A) or (B, K) int; timesteps
         (B, K) int, cut to the horizon; mask (B, K) bool, True where a step is real, None if all are. Action t is
-        never seen by prediction t.
+        never seen by prediction t. With `newest` only the last step's action is computed, (B, 1, A). `masks`: see
+        `Backbone.forward`.
         """
+        tokens = self.tokens(returns_to_go, observations, actions, timesteps)
+        queries = slice(-1, None) if newest else STATES
+        return self.head(self.backbone(tokens[:, :-1], token_mask(mask), queries, masks=masks))
+
+    def tokens(self, returns_to_go: Tensor, observations: Tensor, actions: Tensor, timesteps: Tensor) -> Tensor:
+        """Input embeddings (B, 3K, width): R_1, s_1, a_1, …"""
         time = self.embed_timestep(timesteps.clamp(0, self.horizon - 1))  # (B, K, width)
-        tokens = interleave(
-            self.embed_return(returns_to_go[..., None]) + time,
-            self.embed_observation(observations) + time,
-            self.embed_action(actions) + time,
-        )  # (B, 3K, width): R_1, s_1, a_1, …
-        token_mask = None if mask is None else mask.repeat_interleave(3, dim=1)
-        # the newest action is read by nobody: leave its token out
-        hidden = self.backbone(self.norm(tokens[:, :-1]), None if token_mask is None else token_mask[:, :-1])
-        return self.head(hidden[:, 1::3])  # state tokens predict actions
+        return self.norm(
+            interleave(
+                self.embed_return(returns_to_go[..., None]) + time,
+                self.embed_observation(observations) + time,
+                self.embed_action(actions) + time,
+            )
+        )
+
+
+def token_mask(mask: Tensor | None) -> Tensor | None:
+    """Which tokens are real (B, 3K - 1), from which steps are (B, K). The newest action is read by nobody and left
+    out."""
+    return None if mask is None else mask.repeat_interleave(3, dim=1)[:, :-1]
