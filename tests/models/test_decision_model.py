@@ -5,7 +5,7 @@ import torch
 
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
-from lamo.models.backbone import scratch_model
+from lamo.models.made import scratch_model
 from lamo.models.sequence import DecisionModel
 
 SPEC = Spec(

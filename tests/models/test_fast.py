@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,20 +12,23 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from lamo.algorithms.settings import SequenceSettings
 from lamo.errors import LamoError
+from lamo.models.activations import ACTIVATIONS
+from lamo.models.attention import attention_bias
 from lamo.models.backbone import Backbone
-from lamo.models.fast import ACTIVATIONS, Masks, attention_bias, dropped, refusal
+from lamo.models.dropout import Masks, dropped
+from lamo.models.fast import refusal
 
 CPU = torch.device("cpu")
-QUIET = {"dropout": 0.0, "lora_dropout": 0.0}
+QUIET: dict[str, Any] = {"dropout": 0.0, "lora_dropout": 0.0}
 
 
-def gpt2(seed: int = 0, **config: object) -> GPT2LMHeadModel:
-    shape = {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 32}
+def gpt2(seed: int = 0, **config: Any) -> GPT2LMHeadModel:
+    shape: dict[str, Any] = {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 32}
     torch.manual_seed(seed)
     return GPT2LMHeadModel(GPT2Config(**{**shape, "bos_token_id": 0, "eos_token_id": 0, **config}))
 
 
-def backbone(seed: int = 0, config: dict[str, object] | None = None, **settings: object) -> Backbone:
+def backbone(seed: int = 0, config: dict[str, Any] | None = None, **settings: Any) -> Backbone:
     """Adapters that are not zero, as they are once training has begun."""
     made = Backbone(gpt2(**(config or {})), SequenceSettings(**settings))
     torch.manual_seed(seed)
@@ -54,7 +59,7 @@ def gradients(module: Backbone, loss: Tensor) -> dict[str, Tensor]:
 )
 @pytest.mark.parametrize("config", [{}, {"activation_function": "relu"}], ids=["gelu", "relu"])
 def test_hidden_states_and_every_gradient_equal_the_librarys(
-    config: dict[str, object], settings: dict[str, object], padded: bool
+    config: dict[str, Any], settings: dict[str, Any], padded: bool
 ) -> None:
     fast, library = (backbone(config=config, blocks=b, **QUIET, **settings) for b in ("fast", "library"))
     torch.manual_seed(1)

@@ -12,15 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lamo.algorithms.sequence_policy import SequencePolicy
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
 from lamo.data.episodes import Episodes, Statistics
 from lamo.data.text import random_blocks
 from lamo.data.windows import WindowBatch, Windows
 from lamo.errors import LamoError
-from lamo.models.backbone import deployed_model, load_language_model, scratch_model, weights_digest
+from lamo.models.backbone import load_language_model, weights_digest
 from lamo.models.cpu import keep_freed_memory
-from lamo.models.fast import Masks
+from lamo.models.dropout import Masks
+from lamo.models.made import deployed_model, scratch_model
 from lamo.models.sequence import DecisionModel
 from lamo.models.text import corpus_tokens
 
@@ -260,109 +262,3 @@ def text_only_names(model: DecisionModel) -> set[str]:
         id(module.weight) for module in (lm.get_input_embeddings(), lm.get_output_embeddings()) if module is not None
     }
     return {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in unused}
-
-
-class SequencePolicy:
-    """Acts on the last K steps of each episode and on the return still to be earned (DT, algorithm 1)."""
-
-    def __init__(self, model: DecisionModel, settings: SequenceSettings, spec: Spec, statistics: Statistics) -> None:
-        self.model, self.settings, self.spec = model, settings, spec
-        self.device = model.norm.weight.device
-        self.mean = torch.from_numpy(statistics.mean).to(self.device)
-        self.std = torch.from_numpy(statistics.std).to(self.device)
-        self.default_target: float | None = spec.targets[0] if spec.targets else None
-        self.low = None if spec.action_low is None else np.asarray(spec.action_low, np.float32)
-        self.high = None if spec.action_high is None else np.asarray(spec.action_high, np.float32)
-        self.n = 0
-
-    def reset(self, n: int = 1, targets: np.ndarray | None = None) -> None:
-        """Forget all context. `targets` (n,) in units of the environment's reward; None is the run's first target."""
-        if targets is None:
-            if self.default_target is None:
-                raise LamoError("this policy has no default return target; give targets to reset")
-            targets = np.full(n, self.default_target)
-        targets = np.asarray(targets, np.float64)
-        if targets.shape != (n,) or not np.isfinite(targets).all():
-            raise LamoError(f"reset needs {n} finite targets, got shape {targets.shape}")
-        k, spec, device = self.settings.context, self.spec, self.device
-        self.n = n
-        self.to_go = targets.copy()  # (n,) float64, unscaled
-        self.steps = np.zeros(n, np.int64)  # steps taken
-        self.returns_to_go = torch.zeros(n, k, device=device)
-        self.observations = torch.zeros(n, k, spec.observation_dim, device=device)
-        discrete = spec.action_kind == "discrete"
-        self.actions = torch.zeros(
-            (n, k) if discrete else (n, k, spec.action_dim),
-            device=device,
-            dtype=torch.long if discrete else torch.float32,
-        )
-        self.timesteps = torch.zeros(n, k, dtype=torch.long, device=device)
-
-    @torch.inference_mode()
-    def act(self, observations: Any, rewards: Any = None, rows: np.ndarray | None = None) -> np.ndarray:
-        """See `lamo.policy.Policy`. Context holds the newest K steps at its right end, as training windows do."""
-        if self.n == 0:
-            raise LamoError("policy.act before policy.reset: call reset(n) at the start of each episode")
-        observations = np.asarray(observations, np.float32)
-        single = observations.ndim == 1
-        if single:
-            observations = observations[None]
-        everyone = rows is None or (len(rows) == self.n and bool((np.asarray(rows) == np.arange(self.n)).all()))
-        rows = np.arange(self.n) if rows is None else np.asarray(rows)
-        if observations.shape != (len(rows), self.spec.observation_dim):
-            raise LamoError(
-                f"policy.act got observations of shape {observations.shape}, expected ({len(rows)}, "
-                f"{self.spec.observation_dim})"
-            )
-        if not np.isfinite(observations).all():
-            raise LamoError("policy.act got an observation that holds NaN or infinity; reset the environment")
-        if rewards is not None:
-            self.to_go[rows] -= np.asarray(rewards, np.float64).reshape(-1)
-        index = torch.from_numpy(rows).to(self.device)
-        new = {
-            "returns_to_go": torch.from_numpy((self.to_go[rows] / self.spec.return_scale).astype(np.float32)).to(
-                self.device
-            ),
-            "observations": (torch.from_numpy(observations).to(self.device) - self.mean) / self.std,
-            "timesteps": torch.from_numpy(self.steps[rows]).to(self.device),
-        }
-        context = {}
-        for name in ("returns_to_go", "observations", "actions", "timesteps"):
-            buffer = getattr(self, name)
-            part = torch.roll(buffer if everyone else buffer[index], -1, dims=1)
-            part[:, -1] = new.get(name, 0)
-            context[name] = part
-        self.steps[rows] += 1
-        # episodes of one batch may be of different age: as many steps as the oldest has, the younger masked on the left
-        age = np.minimum(self.steps[rows], self.settings.context)
-        length = int(age.max())
-        mask = None
-        if (age < length).any():
-            mask = torch.from_numpy(np.arange(length) >= length - age[:, None]).to(self.device)
-        self.model.eval()
-        predicted = self.model(
-            *(context[name][:, -length:] for name in ("returns_to_go", "observations", "actions", "timesteps")),
-            mask,
-            newest=True,
-        )[:, -1]
-        if self.spec.action_kind == "discrete":
-            chosen = predicted.argmax(-1)
-            actions = chosen.cpu().numpy()
-        else:
-            actions = predicted.cpu().numpy()
-            if self.low is not None:
-                actions = np.clip(actions, self.low, self.high)
-            chosen = torch.from_numpy(actions).to(self.device)
-        context["actions"][:, -1] = chosen
-        for name, part in context.items():
-            if everyone:
-                setattr(self, name, part)
-            else:
-                getattr(self, name)[index] = part
-        return actions[0] if single else actions
-
-    @torch.inference_mode()
-    def executed(self, actions: np.ndarray, rows: np.ndarray | None = None) -> None:
-        """See `lamo.policy.RemembersActions`. The newest action is the last of the context."""
-        index = torch.arange(self.n) if rows is None else torch.from_numpy(np.asarray(rows))
-        self.actions[index.to(self.device), -1] = torch.from_numpy(np.asarray(actions)).to(self.actions)

@@ -96,6 +96,8 @@ class SequenceSettings:
                 raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
         if self.span is not None and not 1 <= self.span <= self.context:
             raise LamoError(f"--span {self.span} must lie between 1 and --context {self.context}")
+        if self.span is not None and self.positions == "on":
+            raise LamoError("--span needs --positions off: a token must be the same wherever it stands")
         for name in ("dropout", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must lie in [0, 1)")

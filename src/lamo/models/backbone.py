@@ -9,16 +9,18 @@ import os
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lamo.algorithms.settings import SequenceSettings
 from lamo.errors import LamoError
+from lamo.models.attention import attention_bias
 from lamo.models.cpu import has_fast_bfloat16
 from lamo.models.cross_entropy import linear_cross_entropy
-from lamo.models.fast import Masks, attention_bias, refusal, run_blocks
+from lamo.models.dropout import Masks
+from lamo.models.fast import refusal, run_blocks
 
 EMBEDDED_LMS = {"tiny": "lm-tiny"}  # name -> folder in lamo.assets
 
@@ -381,36 +383,3 @@ def base_dtype(settings: SequenceSettings, device: torch.device, frozen: bool) -
     if settings.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" or has_fast_bfloat16() else torch.float32
     return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
-
-
-def scratch_model(settings: SequenceSettings, seed: int) -> Any:
-    """DT's Transformer: a GPT-2 of layers × width × heads with ReLU and no vocabulary, random weights drawn from
-    `seed`."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=1,
-        n_positions=1,
-        n_embd=settings.width,
-        n_layer=settings.layers,
-        n_head=settings.heads,
-        activation_function="relu",
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return GPT2LMHeadModel(config)
-
-
-def deployed_model(config: dict[str, Any]) -> Any:
-    """An LM of the shape in `config` (a Hugging Face config as a dict) with a vocabulary of one token: acting reads
-    no text."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    values = {**config, "vocab_size": 1, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=torch.float32)
-
-
-Initialise = Literal["pretrained", "random", "scratch"]

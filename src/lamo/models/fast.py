@@ -4,7 +4,7 @@ The weights stay where `transformers` and `peft` put them; this is another way t
 own modules remain the reference that the tests hold it to (`--blocks library` runs them). What it saves:
 
 - a frozen base gets no weight gradients and keeps nothing that only these would need;
-- GELU's derivative is formed while GELU is, so that its backward is one product (tanh is never called: see `_gelu`);
+- GELU's derivative is formed while GELU is, so that its backward is one product (models/activations.py);
 - dropout masks come from one fast stream, 16 bits each, instead of one slow draw an element;
 - the last block computes only the tokens asked for (`queries`): states while training, the newest one while acting;
 - S runs that share a frozen base go through it as one batch, each with adapters of its own.
@@ -18,88 +18,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-MASKS = 2  # the stream of dropout masks is seeded with (seed, this, step): a resumed run draws what it would have drawn
-FUSED_ATTENTION_FROM = 512  # tokens from which PyTorch's fused attention takes less time and memory than whole scores
+from lamo.models.activations import ACTIVATIONS
+from lamo.models.attention import attend
+from lamo.models.dropout import Keep, Masks, add_dropped, dropped
 
 CACHED_ELEMENTS = 1 << 17  # of a hidden layer at a time: half a MiB in float32
-
-# --------------------------------------------------------------------------------------------------------- dropout
-
-
-class Masks:
-    """Dropout masks of one gradient step of S runs; each run's are those it would draw alone."""
-
-    def __init__(self, seeds: Sequence[int], step: int, device: torch.device) -> None:
-        self.device = device
-        on_cpu = device.type == "cpu"
-        self.streams = [np.random.SFC64((seed, MASKS, step)) for seed in seeds] if on_cpu else []
-
-    def draw(self, rate: float, *shape: int) -> Keep | None:
-        """What dropout of `rate` keeps of a tensor of `shape`, whose first dimension is S times something."""
-        if rate == 0:
-            return None
-        if not self.streams:
-            return Keep(torch.empty(shape, dtype=torch.bool, device=self.device).bernoulli_(1 - rate), 1 / (1 - rate))
-        size = int(np.prod(shape)) // len(self.streams)
-        least = round(rate * 65536)  # of 16 random bits: the rate holds to 1 in 65 536, and the scale fits it exactly
-        bits = (stream.random_raw(-(-size // 4)).view(np.uint16)[:size] for stream in self.streams)
-        keep = np.concatenate([part >= least for part in bits]) if len(self.streams) > 1 else next(bits) >= least
-        return Keep(torch.from_numpy(keep).view(shape), 65536 / (65536 - least))
-
-
-@dataclass(frozen=True, eq=False)
-class Keep:
-    """A dropout mask: kept elements are multiplied by `scale`, the others by zero."""
-
-    mask: Tensor
-    scale: float
-
-    def factors(self, like: Tensor) -> Tensor:
-        """0 or `scale`, in the number format of `like`; a product of two floats is four times faster than with a
-        bool."""
-        return self.mask.to(like.dtype).mul_(self.scale)
-
-
-def dropped(x: Tensor, keep: Keep | None) -> Tensor:
-    """Dropout of `x`; no copy where nothing is dropped."""
-    return x if keep is None else x * keep.factors(x)
-
-
-def _add_dropped(x: Tensor, branch: Tensor, keep: Keep | None) -> Tensor:
-    """x + dropout(branch), into the memory of `branch`."""
-    if keep is None:
-        return branch.add_(x)
-    return torch.addcmul(x, branch, keep.mask.to(x.dtype), value=keep.scale, out=branch)
-
-
-# ------------------------------------------------------------------------------------------------------ activations
-
-
-def _gelu(x: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
-    """(gelu(x), its derivative or None) of GPT-2's GELU, x (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³).
-
-    As x σ(2u), which is the same function: σ costs a quarter of tanh here. The derivative is σ + x σ (1 - σ) 2u'.
-    """
-    c = 1.5957691216057308  # 2 √(2/π)
-    square = x * x
-    sigma = torch.addcmul(x.mul(c), square, x, value=0.044715 * c).sigmoid_()
-    g = x * sigma
-    if not slope:
-        return g, None
-    inner = square.mul_(3 * 0.044715 * c).add_(c)  # 2u'
-    return g, sigma.addcmul_(inner.mul_(g), 1 - sigma)
-
-
-def _relu(x: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
-    return F.relu(x), (x > 0).to(x.dtype) if slope else None
-
-
-ACTIVATIONS = {"gelu_new": _gelu, "gelu_pytorch_tanh": _gelu, "relu": _relu}
 
 # ----------------------------------------------------------------------------------------------------------- products
 
@@ -115,7 +41,7 @@ def _norm_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, moment
     )
 
 
-def _like(grad: Tensor | None, parameter: Tensor) -> Tensor | None:
+def _like(grad: Tensor | None, parameter: Any) -> Tensor | None:
     return None if grad is None else grad.to(parameter.dtype)
 
 
@@ -181,7 +107,8 @@ class _Project(torch.autograd.Function):
         dx, d_norm_weight, d_norm_bias = _norm_backward(dh, x, norm_weight, norm_bias, moments, trained[1])
         grads = (d_weight, d_bias, d_a, d_b)
         kinds = (weight, bias, a, b)
-        return dx, d_norm_weight, d_norm_bias, *map(_like, grads, kinds), None, None, None
+        named = (_like(grad, kind) for grad, kind in zip(grads, kinds, strict=True))
+        return dx, d_norm_weight, d_norm_bias, *named, None, None, None
 
 
 class _Finish(torch.autograd.Function):
@@ -210,7 +137,7 @@ class _Finish(torch.autograd.Function):
     ) -> Tensor:
         trained = any(ctx.needs_input_grad)
         full = ctx.needs_input_grad[2]  # only weight gradients need what went into the products
-        middle = _add_dropped(x, torch.addmm(out_bias, attended, out_weight), keep_attended)
+        middle = add_dropped(x, torch.addmm(out_bias, attended, out_weight), keep_attended)
         h, *moments = _norm(middle, norm_weight, norm_bias, eps)
         y = torch.empty_like(middle)
         slope = h.new_empty(len(h), up_weight.shape[1]) if trained else None
@@ -222,7 +149,7 @@ class _Finish(torch.autograd.Function):
                 slope[rows] = tangent
             if inside is not None:
                 inside[rows] = g
-        y = _add_dropped(middle, y, keep)
+        y = add_dropped(middle, y, keep)
         if trained:
             ctx.save_for_backward(
                 middle, slope, attended if full else None, inside, *moments,
@@ -266,132 +193,22 @@ class _Finish(torch.autograd.Function):
         )  # fmt: skip
 
 
-class _Attend(torch.autograd.Function):
-    """softmax(q kᵀ / √(d/H) + bias) v, heads side by side: q, k, v (M, 3d) -> (M', d) for the asked-for `queries`.
-
-    Whole scores: for windows of a hundred tokens they fit the cache, and on a CPU this is faster than fused kernels.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, qkv: Tensor, length: int, heads: int, bias: Tensor, queries: slice, keep: Keep | None
-    ) -> Tensor:
-        q, k, v = _heads(qkv, length, heads, queries)
-        scale = q.shape[-1] ** -0.5
-        if bias.shape[0] == 1:  # one mask for all
-            scores = torch.baddbmm(bias[0].expand(len(q), -1, -1), q, k.transpose(1, 2), alpha=scale)
-        else:
-            scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
-            scores.view(len(bias), heads, *scores.shape[1:]).add_(bias)
-        p = torch.softmax(scores, -1)
-        ctx.save_for_backward(q, k, v, p)
-        ctx.rest = length, heads, queries, keep, scale
-        return _side_by_side(torch.bmm(dropped(p, keep), v), heads)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        q, k, v, p = ctx.saved_tensors
-        length, heads, queries, keep, scale = ctx.rest
-        d_out = _apart(grad_outputs[0], q.shape[1], heads)
-        dp = torch.bmm(d_out, v.transpose(1, 2))
-        if keep is None:
-            dv = torch.bmm(p.transpose(1, 2), d_out)
-        else:
-            factors = keep.factors(p)
-            dv = torch.bmm((p * factors).transpose(1, 2), d_out)
-            dp.mul_(factors)
-        d_scores = torch._softmax_backward_data(dp, p, -1, p.dtype).mul_(scale)
-        d_qkv = q.new_zeros if q.shape[1] < length else q.new_empty
-        d_qkv = d_qkv(len(q) // heads, length, 3, heads, q.shape[-1])
-        parts = torch.bmm(d_scores, k), torch.bmm(d_scores.transpose(1, 2), q), dv
-        for i, (part, rows) in enumerate(zip(parts, (queries, slice(None), slice(None)), strict=True)):
-            d_qkv[:, rows, i] = part.view(-1, heads, *part.shape[1:]).transpose(1, 2)
-        return d_qkv.view(-1, 3 * heads * q.shape[-1]), None, None, None, None, None
-
-
-def _heads(qkv: Tensor, length: int, heads: int, queries: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """(M, 3d) -> q (SBH, T', d/H), k and v (SBH, T, d/H)."""
-    parts = qkv.view(-1, length, 3, heads, qkv.shape[1] // (3 * heads))
-    q, k, v = (parts[:, rows, i].transpose(1, 2) for i, rows in enumerate((queries, slice(None), slice(None))))
-    return q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-
-
-def _side_by_side(x: Tensor, heads: int) -> Tensor:
-    """(SBH, T, d/H) -> (M, d)."""
-    return x.view(-1, heads, *x.shape[1:]).transpose(1, 2).reshape(-1, heads * x.shape[-1])
-
-
-def _apart(x: Tensor, length: int, heads: int) -> Tensor:
-    """(M, d) -> (SBH, T, d/H)."""
-    return x.view(-1, length, heads, x.shape[1] // heads).transpose(1, 2).flatten(0, 1)
-
-
-def attend(
-    qkv: Tensor,
-    length: int,
-    heads: int,
-    bias: Tensor | None,
-    queries: slice,
-    rate: float = 0.0,
-    masks: Masks | None = None,
-) -> Tensor:
-    """See `_Attend`; by PyTorch's fused kernel on a GPU and for long text.
-
-    `bias` (1 or SB, 1, T, T) is added to the scores; None is plainly causal. Dropout of `rate` by `masks`.
-    """
-    rate = 0.0 if masks is None else rate
-    if qkv.device.type == "cpu" and (length < FUSED_ATTENTION_FROM or rate):
-        if bias is None:
-            bias = attention_bias(length, None, None, qkv.dtype, qkv.device)
-        bias = bias[:, :, queries]
-        rows = len(qkv) // length * heads
-        keep = masks.draw(rate, rows, bias.shape[2], length) if masks else None
-        return _Attend.apply(qkv, length, heads, bias, queries, keep)  # pyright: ignore[reportReturnType]
-    parts = qkv.view(-1, length, 3, heads, qkv.shape[1] // (3 * heads))
-    q, k, v = (parts[:, :, i].transpose(1, 2) for i in range(3))
-    out = F.scaled_dot_product_attention(q, k, v, bias, rate, is_causal=bias is None)
-    return out.transpose(1, 2)[:, queries].reshape(-1, qkv.shape[1] // 3)
-
-
-def attention_bias(
-    length: int, mask: Tensor | None, span: int | None, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Additive attention mask, (1 or B, 1, T, T): 0 where query i may see key j (j <= i, j real, and of the last `span`
-    steps of three tokens if there is a span), else the lowest number.
-
-    ```
-    T = 4, first token padded        keys
-                                 p  1  2  3
-                     queries  p  -  -  -  -     (a padded query's output is never used)
-                              1  -  0  -  -
-                              2  -  0  0  -
-                              3  -  0  0  0
-    ```
-    """
-    visible = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    if span is not None:
-        step = torch.arange(length, device=device) // 3
-        visible &= step[:, None] - step < span
-    visible = visible[None, None]
-    if mask is not None:
-        visible = visible & mask[:, None, None, :]
-    return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, torch.finfo(dtype).min)
-
-
 # ------------------------------------------------------------------------------------------------------------- blocks
 
 
 def refusal(lm: Any) -> str | None:
     """Why the blocks of this causal LM cannot be computed here, or None: they must be GPT-2's, adapted on the fused
     projection or not at all."""
-    config, blocks = lm.config, getattr(lm.base_model, "h", None)
+    config = lm.config
+    blocks: Any = getattr(lm.base_model, "h", None)
     if config.model_type != "gpt2" or not isinstance(blocks, nn.ModuleList):
         return f"a {config.model_type} model is not a GPT-2"
     if config.activation_function not in ACTIVATIONS:
         return f"its activation is {config.activation_function}; known: {', '.join(ACTIVATIONS)}"
     if not config.scale_attn_weights or config.scale_attn_by_inverse_layer_idx or config.add_cross_attention:
         return "its attention is not GPT-2's"
-    if not all(hasattr(_base(block.attn.c_attn), "weight") for block in blocks):
+    projections: list[Any] = [block.attn.c_attn for block in blocks]
+    if not all(hasattr(_base(projection), "weight") for projection in projections):
         return "its query, key and value projections are apart (--lora-form separate)"
     return None
 
@@ -446,20 +263,35 @@ def run_blocks(
 
     x = dropped(x.reshape(-1, width), keep(dropout, sequences * length))
     for i, block in enumerate(first.h):
-        projection = _base(block.attn.c_attn)
         adapters = Adapters.of([transformer.h[i] for transformer in transformers])
-        a, b, scaling = (adapters.a, adapters.b, adapters.scaling) if adapters else (None, None, 0.0)
-        qkv: Any = _Project.apply(
-            x, block.ln_1.weight, block.ln_1.bias, projection.weight, projection.bias, a, b, scaling,
-            keep(lora_dropout, len(x)) if adapters else None, block.ln_1.eps,
-        )  # fmt: skip
+        qkv = project(block, x, adapters, keep(lora_dropout, len(x)) if adapters else None)
         rows = queries if i == last else everything  # nobody asks for the other tokens any more
         attended = attend(qkv, length, heads, bias, rows, dropout, masks)
         if i == last:
             x = x.view(sequences, length, width)[:, queries].reshape(-1, width)
-        x = _Finish.apply(
-            x, attended, block.attn.c_proj.weight, block.attn.c_proj.bias, block.ln_2.weight, block.ln_2.bias,
-            block.mlp.c_fc.weight, block.mlp.c_fc.bias, block.mlp.c_proj.weight, block.mlp.c_proj.bias,
-            activation, keep(dropout, len(x)), keep(dropout, len(x)), block.ln_2.eps,
-        )  # fmt: skip  # pyright: ignore[reportAssignmentType]
+        x = finish(block, x, attended, activation, keep(dropout, len(x)), keep(dropout, len(x)))
     return first.ln_f(x).view(sequences, -1, width)
+
+
+def project(block: Any, x: Tensor, adapters: Adapters | None, keep: Keep | None = None) -> Tensor:
+    """Queries, keys and values (M, 3d) of residuals x (M, d): see `_Project`."""
+    layer = _base(block.attn.c_attn)
+    a, b, scaling = (adapters.a, adapters.b, adapters.scaling) if adapters else (None, None, 0.0)
+    norm = block.ln_1
+    return _Project.apply(x, norm.weight, norm.bias, layer.weight, layer.bias, a, b, scaling, keep, norm.eps)  # pyright: ignore[reportReturnType]
+
+
+def finish(
+    block: Any,
+    x: Tensor,
+    attended: Tensor,
+    activation: Any,
+    keep_attended: Keep | None = None,
+    keep: Keep | None = None,
+) -> Tensor:
+    """The rest of a block: see `_Finish`."""
+    out, norm, up, down = block.attn.c_proj, block.ln_2, block.mlp.c_fc, block.mlp.c_proj
+    return _Finish.apply(
+        x, attended, out.weight, out.bias, norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias,
+        activation, keep_attended, keep, norm.eps,
+    )  # fmt: skip  # pyright: ignore[reportReturnType]

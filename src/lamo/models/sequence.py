@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
 from lamo.models.backbone import Backbone
+from lamo.models.dropout import Masks
 from lamo.models.embeddings import ActionEmbedding, action_head, embedding, interleave
-from lamo.models.fast import Masks
 
 STATES = slice(1, None, 3)  # of tokens R_1, s_1, a_1, …: state tokens predict actions
 
@@ -69,6 +69,16 @@ class DecisionModel(nn.Module):
                 self.embed_action(actions) + time,
             )
         )
+
+    def step_tokens(self, action: Tensor | None, return_to_go: Tensor, observation: Tensor, timestep: Tensor) -> Tensor:
+        """Input embeddings (n, 3, width) of what is new at a step: a_{t-1}, R_t, s_t; (n, 2, width) at the first, which
+        has no action before it. return_to_go (n,), observation (n, S), action (n, A) or (n,), timestep (n,)."""
+        time = self.embed_timestep(timestep.clamp(0, self.horizon - 1))
+        parts = [self.embed_return(return_to_go[:, None]) + time, self.embed_observation(observation) + time]
+        if action is not None:
+            before = self.embed_timestep((timestep - 1).clamp(0, self.horizon - 1))
+            parts.insert(0, self.embed_action(action) + before)
+        return self.norm(torch.stack(parts, dim=1))
 
 
 def token_mask(mask: Tensor | None) -> Tensor | None:
