@@ -40,6 +40,8 @@ RANKS = {
     "lamo.evaluate_run": 10,
     "lamo.data.behaviour": 10,  # these two roll policies out, so they stand above the data that they make
     "lamo.data.collect": 11,
+    "lamo.signals": 9,
+    "lamo.member": 11,
     "lamo.train": 12,
     "lamo.language": 12,
     "lamo.pretrain": 13,

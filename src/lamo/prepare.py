@@ -36,26 +36,31 @@ class Setup(NamedTuple):
     """Episodes of the chosen share that training never sees."""
 
 
-def prepare(experiment: Experiment) -> Setup:
-    """Read the data, check it against the environment, choose the share, resolve what depends on them.
-
-    Raises `LamoError` for whatever does not fit together; nothing is written. Without evaluation the environment is not
-    made.
-    """
-    device = resolve_device(experiment.device)
+def read(experiment: Experiment) -> Episodes:
+    """The experiment's whole dataset."""
     if experiment.dataset is None:
         raise LamoError(
             f"task {experiment.task} has no dataset of its own; give --dataset FILE"
             if experiment.task
             else "nothing to train on: give --task NAME (`lamo tasks` lists them) or --dataset FILE"
         )
-    episodes = load_episodes(
+    return load_episodes(
         experiment.dataset,
         columns=experiment.columns,
         obs_keys=experiment.obs_keys,
         actions=experiment.actions,
         reward=experiment.reward,
     )
+
+
+def prepare(experiment: Experiment, loaded: Episodes | None = None) -> Setup:
+    """Read the data, check it against the environment, choose the share, resolve what depends on them.
+
+    `loaded` is what `read` gave, where several experiments share it. Raises `LamoError` for whatever does not fit
+    together; nothing is written. Without evaluation the environment is not made.
+    """
+    device = resolve_device(experiment.device)
+    episodes = read(experiment) if loaded is None else loaded
     env = experiment.env or episodes.metadata.get("env")
     if env is None and experiment.eval_episodes:
         hint = "give --env ID, or --eval-episodes 0 to train without one"

@@ -48,11 +48,11 @@ class Bar:
             left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.done) / rate))
             self.say(f"step {self.done} of {self.total}, loss {self.loss:.4g}, {rate:.3g} steps/s, {left} left")
 
-    def say(self, text: str) -> None:
-        """A line above the bar; nothing when quiet."""
+    def say(self, text: str, what: str | None = None) -> None:
+        """A line above the bar about `what` (by default what the bar is of); nothing when quiet."""
         if self.quiet:
             return
-        line = f"{self.what}: {text}"
+        line = f"{what or self.what}: {text}"
         if self.bar is not None:
             self.bar.write(line, file=sys.stderr)
         else:

@@ -1,80 +1,38 @@
 """The one loop. It never asks which algorithm it runs: what varies is a learner (`lamo.algorithms` lists its methods).
 
-A checkpoint holds all that the next step depends on: the learner's state, torch's and the batches' random states, and
-`Position`. So a run that was killed and resumed makes the same steps as one that was not, bit for bit on a CPU.
+One run or several at once: runs that share a frozen language model go through it as one batch (`train_together`).
 """
 
 from __future__ import annotations
 
-import math
-import signal
-import sys
-import threading
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 
 from lamo.algorithms import PRESETS, get_algorithm
 from lamo.config import Experiment
+from lamo.data.episodes import Episodes
 from lamo.errors import LamoError, warn
-from lamo.evaluate import rollout, summarise, trace
-from lamo.prepare import Setup, prepare
+from lamo.member import Member
+from lamo.prepare import Setup, prepare, read
 from lamo.progress import Bar, Board
 from lamo.provenance import provenance
-from lamo.replay import holdout_errors
-from lamo.runs import HOLDOUT_ERROR, Run, check_free
-
-Rows = list[dict[str, Any]]
-
-BATCH_STREAM = 1  # the batches' generator is seeded with (seed, this), the choice of episodes with seed alone
+from lamo.runs import Run, check_free
+from lamo.signals import Signals
 
 
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop (Ctrl-C or SIGTERM) and has saved its state. `exit_code` is 130 or 143."""
 
-    def __init__(self, step: int, path: Path, signum: int) -> None:
-        super().__init__(f"stopped at step {step}, its state is saved; go on with: lamo train --resume {path}")
+    def __init__(self, step: int, paths: Sequence[Path], signum: int) -> None:
+        on = " && ".join(f"lamo train --resume {path}" for path in paths)
+        super().__init__(f"stopped at step {step}, its state is saved; go on with: {on}")
         self.exit_code = 128 + signum
-
-
-@dataclass
-class Position:
-    """Where a run is: what a checkpoint says besides tensors and the batches' random state."""
-
-    step: int = 0
-    """Gradient steps done."""
-    evaluated: int = 0
-    """Step of the last evaluation."""
-    seconds: float = 0.0
-    """Wall time since the start, summed over resumes."""
-    perplexity: list[float] = field(default_factory=list)
-    """Perplexity before the first step and after the last one, where the learner has such a notion."""
-    sums: dict[str, list[float]] = field(default_factory=dict)
-    """Metric -> [sum, count] since the last row of metrics.jsonl."""
-    busy: float = 0.0
-    """Seconds in gradient steps since that row."""
-
-    def add(self, row: Mapping[str, float]) -> None:
-        """Take the metrics of one step into the sums."""
-        for name, value in row.items():
-            entry = self.sums.setdefault(name, [0.0, 0])
-            entry[0] += value
-            entry[1] += 1
-
-    def take(self, row: Mapping[str, float]) -> tuple[dict[str, float], float]:
-        """(means since the last take, steps per second); starts anew. The learning rate is that of the newest `row`."""
-        means = {name: total / count for name, (total, count) in self.sums.items()}
-        means |= {"learning_rate": row["learning_rate"]} if "learning_rate" in row else {}
-        rate = self.sums["loss"][1] / self.busy
-        self.sums, self.busy = {}, 0.0
-        return means, rate
 
 
 def train(
@@ -90,10 +48,50 @@ def train(
     Raises `LamoError` for bad input and for a loss that is not finite, `Interrupted` after Ctrl-C or SIGTERM.
     """
     check_free(out)
-    setup, learner = _build(experiment)
-    notes = provenance(setup.episodes, setup.task, setup.device, command, setup.held_out)
-    run = Run.create(out, experiment.to_json(), {**notes, "spec": asdict(setup.spec), "model": learner.summary()})
-    return _fit(run, experiment, setup, learner, quiet, tensorboard)
+    member = _create(experiment, out, *_build(experiment), command)
+    _fit([member], quiet, tensorboard)
+    return member.run
+
+
+def train_together(
+    experiments: Sequence[Experiment],
+    outs: Sequence[str | Path],
+    *,
+    quiet: bool = False,
+    tensorboard: bool = False,
+    command: str | None = None,
+) -> list[Run]:
+    """Train several runs over one frozen language model, in one process and as one batched computation.
+
+    They may differ in seed, ratio, targets and learning rates (whatever does not change a shape); each is an ordinary
+    run folder, equal to what `train` makes alone up to the order of float32 sums. Runs that cannot share a model (a
+    Transformer trained in full, random weights of different seeds) are trained one after the other, with a warning that
+    says why. Errors as `train`.
+    """
+    for out in outs:
+        check_free(out)
+    if len({experiment.steps for experiment in experiments}) > 1:
+        raise LamoError("runs that train together must have equal --steps")
+    first, loaded = experiments[0], None
+    if all(experiment.dataset == first.dataset for experiment in experiments):
+        loaded = read(first)
+    learner_class = get_algorithm(PRESETS[first.preset][0])
+    pack = getattr(learner_class, "pack", None)
+    built = []
+    for experiment in experiments:
+        built.append((*_build(experiment, loaded), torch.get_rng_state()))
+        why_not = pack([learner for _, learner, _ in built]) if pack else "its learner trains alone"
+        if why_not is not None:
+            del built
+            warn(f"one after the other, not as one batch: {why_not}")
+            watch: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "command": command}
+            return [train(experiment, out, **watch) for experiment, out in zip(experiments, outs, strict=True)]
+    members = []
+    for experiment, out, (setup, learner, random) in zip(experiments, outs, built, strict=True):
+        members.append(_create(experiment, out, setup, learner, command))
+        members[-1].random = random
+    _fit(members, quiet, tensorboard)
+    return [member.run for member in members]
 
 
 def resume(
@@ -128,11 +126,18 @@ def resume(
         raise LamoError(f"{path}: {experiment.dataset} is not the data that the run began with; put the old file back")
     if experiment.to_json() != run.config:
         run.save_config(experiment.to_json())
-    return _fit(run, experiment, setup, learner, quiet, tensorboard)
+    _fit([Member(run, experiment, setup, learner)], quiet, tensorboard)
+    return run
 
 
-def _build(experiment: Experiment) -> tuple[Setup, Any]:
-    setup = prepare(experiment)
+def _create(experiment: Experiment, out: str | Path, setup: Setup, learner: Any, command: str | None) -> Member:
+    notes = provenance(setup.episodes, setup.task, setup.device, command, setup.held_out)
+    run = Run.create(out, experiment.to_json(), {**notes, "spec": asdict(setup.spec), "model": learner.summary()})
+    return Member(run, experiment, setup, learner)
+
+
+def _build(experiment: Experiment, loaded: Episodes | None = None) -> tuple[Setup, Any]:
+    setup = prepare(experiment, loaded)
     torch.manual_seed(experiment.seed)
     learner = get_algorithm(PRESETS[experiment.preset][0])(
         experiment.algorithm,
@@ -145,215 +150,38 @@ def _build(experiment: Experiment) -> tuple[Setup, Any]:
     return setup, learner
 
 
-def _fit(run: Run, experiment: Experiment, setup: Setup, learner: Any, quiet: bool, tensorboard: bool) -> Run:
-    """Steps, rows, evaluations and checkpoints up to `experiment.steps`, then what a finished run leaves."""
-    rng, steps = np.random.default_rng((experiment.seed, BATCH_STREAM)), experiment.steps
-    with run.locked(), Board(run.path, tensorboard) as board, _Signals(quiet) as stop:
-        at = _restore(run, setup.device, learner, rng)
-        began, saved = time.perf_counter() - at.seconds, at.step
-        if at.step == 0 and (perplexity := _perplexity(learner, setup.device)) is not None:
-            at.perplexity = [perplexity]
-            run.log({"step": 0, "perplexity": perplexity})
-        batches = learner.batches(rng)
-        with Bar(run.path.name, steps, at.step, quiet=quiet) as bar:
+def _fit(members: Sequence[Member], quiet: bool, tensorboard: bool) -> None:
+    """Steps, rows, evaluations and checkpoints up to the last step, then what finished runs leave."""
+    first = members[0]
+    steps, paths = first.experiment.steps, [member.run.path for member in members]
+    update = _update(members)
+    with ExitStack() as stack:
+        for member in members:
+            stack.enter_context(member.run.locked())
+            member.begin(stack.enter_context(Board(member.run.path, tensorboard)))
+        stop = stack.enter_context(Signals(quiet))
+        name = paths[0].name if len(paths) == 1 else f"{paths[0].name} … {paths[-1].name}"
+        with Bar(name, steps, first.at.step, quiet=quiet) as bar:
             while True:
-                # First what is due at this step, then the next step: a run resumed here finds what it has still to do.
-                measured = experiment.eval_episodes > 0 or setup.held_out is not None
-                due = measured and _due(at.step, experiment.eval_every, steps)
-                if due and at.evaluated != at.step and not stop.caught:
-                    found = _evaluate(learner, experiment, setup, stop)
-                    if found is not None:
-                        _keep(run, at, *found)
-                        _tell(bar, board, at.step, *found)
-                if at.step != saved and (stop.caught or _due(at.step, experiment.checkpoint_every, steps)):
-                    at.seconds, saved = time.perf_counter() - began, at.step
-                    _save(run, at, setup.device, learner, rng)
+                for member in members:  # first what is due at this step, then the next step
+                    member.due(bar, stop)
                 if stop.caught:
-                    raise Interrupted(at.step, run.path, stop.caught)
-                if at.step == steps:
+                    raise Interrupted(first.at.step, paths, stop.caught)
+                if first.at.step == steps:
                     break
-
                 start = time.perf_counter()
-                row = learner.update(next(batches))
-                at.busy += time.perf_counter() - start
-                at.step += 1
-                _check_finite(row, at.step, run)
-                at.add(row)
-                bar.step(row["loss"])
-                if _due(at.step, experiment.log_every, steps):
-                    means, rate = at.take(row)
-                    if at.step == steps and at.perplexity:
-                        means["perplexity"] = _perplexity(learner, setup.device) or math.nan
-                        at.perplexity = [at.perplexity[0], means["perplexity"]]
-                    run.log({"step": at.step, **means})
-                    run.timing({"step": at.step, "seconds": time.perf_counter() - began, "steps_per_second": rate})
-                    board.row("train", at.step, {**means, "steps_per_second": rate})
-        _finish(run, setup, experiment, learner, at, time.perf_counter() - began)
-    return run
+                rows = update([next(member.batches) for member in members])
+                seconds = time.perf_counter() - start
+                for member, row in zip(members, rows, strict=True):
+                    member.took(row, seconds)
+                bar.step(sum(row["loss"] for row in rows) / len(rows))
+        for member in members:
+            member.finish()
 
 
-def _due(step: int, every: int, last: int) -> bool:
-    """At multiples of `every` (0: none) and at the last step; never before the first."""
-    return step == last or (step > 0 and every > 0 and step % every == 0)
-
-
-def _check_finite(row: Mapping[str, float], step: int, run: Run) -> None:
-    for name, value in row.items():
-        if not math.isfinite(value):
-            last = run.last_checkpoint()
-            kept = f"the last good checkpoint is of step {last}" if last else "there is no checkpoint yet"
-            hint = "lower --learning-rate or look at the data"
-            raise LamoError(f"{run.path}: {name} is {value} at step {step}; {kept}; {hint}")
-
-
-# -------------------------------------------------------------------------------------------------------- checkpoints
-
-
-def _save(run: Run, at: Position, device: str, learner: Any, rng: np.random.Generator) -> None:
-    tensors = {f"learner.{name}": tensor for name, tensor in learner.state_dict().items()}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if device.startswith("cuda"):
-        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
-    run.save_checkpoint(at.step, tensors, {"position": asdict(at), "batches": rng.bit_generator.state})
-
-
-def _restore(run: Run, device: str, learner: Any, rng: np.random.Generator) -> Position:
-    """Load the newest whole checkpoint into learner and generators, and cut the logs back to it."""
-    found = run.load_checkpoint()
-    if found is None:
-        run.rewind(-1)
-        return Position()
-    _, tensors, state = found
-    at = Position(**state["position"])
-    own = "learner."
-    learner.load_state_dict({name[len(own) :]: value for name, value in tensors.items() if name.startswith(own)})
-    torch.set_rng_state(tensors["random.cpu"])
-    if device.startswith("cuda") and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"], device)
-    rng.bit_generator.state = state["batches"]
-    run.rewind(at.step, evaluated=at.evaluated)
-    return at
-
-
-# --------------------------------------------------------------------------------------------------------- evaluation
-
-
-def _undisturbed(device: str) -> AbstractContextManager[None]:
-    """Whatever is drawn inside leaves torch's random state as it was."""
-    return torch.random.fork_rng(devices=[device] if device.startswith("cuda") else [])
-
-
-def _perplexity(learner: Any, device: str) -> float | None:
-    """The learner's perplexity on held-out text; None where it has no such notion, or no text."""
-    if not hasattr(learner, "perplexity"):
-        return None
-    with _undisturbed(device):
-        return learner.perplexity()
-
-
-def _evaluate(learner: Any, experiment: Experiment, setup: Setup, stop: _Signals) -> tuple[Rows, float | None] | None:
-    """(records of the episodes that were played, error on the episodes held out); None if a signal cut it short."""
-    task, rows, error = setup.task, [], None
-    try:
-        with _undisturbed(setup.device):
-            if setup.held_out is not None:
-                error = float(holdout_errors(learner.policy(), setup.held_out, stop.check).mean())
-            if experiment.eval_episodes:
-                rows = rollout(
-                    learner.policy(),
-                    task.env,
-                    task.targets,
-                    experiment.eval_episodes,
-                    experiment.seed,
-                    task.score,
-                    progress=stop.check,
-                    obs_keys=setup.spec.obs_keys,
-                )
-    except _Stopped:
-        return None
-    return rows, error
-
-
-def _keep(run: Run, at: Position, rows: Rows, error: float | None) -> None:
-    run.episodes({"step": at.step, **row} for row in rows)
-    if error is not None:
-        run.log({"step": at.step, HOLDOUT_ERROR: error})
-    at.evaluated = at.step
-
-
-def _tell(bar: Bar, board: Board, step: int, rows: Rows, error: float | None) -> None:
-    parts = []
-    if error is not None:
-        parts.append(f"held-out action error {error:.4g}")
-        board.row("holdout", step, {"action_error": error})
-    for row in summarise(rows)["targets"] if rows else ():
-        name = "default" if row["target"] is None else f"{row['target']:g}"
-        score = "" if row["score_mean"] is None else f" (score {row['score_mean']:.1f})"
-        parts.append(f"target {name}: return {row['return_mean']:.4g} ± {row['return_std']:.2g}{score}")
-        board.row(f"evaluation/target {name}", step, row)
-    bar.say(f"step {step}, {', '.join(parts)}")
-
-
-def _finish(run: Run, setup: Setup, experiment: Experiment, learner: Any, at: Position, seconds: float) -> None:
-    """policy/, rollout.json and, last, summary.json."""
-    final, errors = None, [row[HOLDOUT_ERROR] for row in run.read_metrics() if HOLDOUT_ERROR in row]
-    run.save_policy(*learner.export())
-    if experiment.eval_episodes:
-        final = summarise([row for row in run.read_episodes() if row["step"] == at.step])
-        with _undisturbed(setup.device):
-            played = trace(
-                learner.policy(),
-                setup.task.env,
-                final["best_target"],
-                experiment.seed,
-                obs_keys=setup.spec.obs_keys,
-            )
-            run.save_rollout(played)
-    run.save_summary(
-        {
-            **learner.summary(),
-            "steps": at.step,
-            "perplexity": dict(zip(("before", "after"), at.perplexity, strict=True)) if at.perplexity else None,
-            "final": final,
-            HOLDOUT_ERROR: errors[-1] if errors else None,
-            "seconds": seconds,
-            "finished": True,
-        }
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------ signals
-
-
-class _Stopped(Exception):
-    """Raised inside an evaluation to leave it."""
-
-
-class _Signals:
-    """While it is entered, the first Ctrl-C or SIGTERM is only noted in `caught`; a second one stops at once."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.caught, self.quiet = 0, quiet
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.caught:
-            raise KeyboardInterrupt
-        self.caught = number
-        if not self.quiet:
-            text = "\nlamo: stopping after this step; once more stops at once, without saving"
-            print(text, file=sys.stderr, flush=True)
-
-    def check(self, *_: Any) -> None:
-        """Raise `_Stopped` if a signal was caught."""
-        if self.caught:
-            raise _Stopped
+def _update(members: Sequence[Member]) -> Callable[[list[Any]], list[dict[str, float]]]:
+    """Batches, one for each member -> their metrics."""
+    learners = [member.learner for member in members]
+    if len(learners) == 1:
+        return lambda batches: [learners[0].update(batches[0])]
+    return lambda batches: type(learners[0]).update_together(learners, batches)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +23,10 @@ from lamo.models.backbone import load_language_model, weights_digest
 from lamo.models.cpu import keep_freed_memory
 from lamo.models.dropout import Masks
 from lamo.models.made import deployed_model, scratch_model
-from lamo.models.sequence import DecisionModel
+from lamo.models.sequence import STATES, DecisionModel, token_mask
 from lamo.models.text import corpus_tokens
 
+MAY_DIFFER = ("learning_rate", "lm_learning_rate", "weight_decay", "warmup_steps", "clip", "lm_seed")
 PERPLEXITY_BLOCKS = 16  # held-out blocks read for the perplexity before and after
 
 
@@ -75,9 +76,10 @@ class SequenceLearner:
         if settings.initialise == "scratch":
             lm = scratch_model(settings, seed)
         else:
-            lm, tokenizer = load_language_model(
-                settings.lm, random_seed=seed if settings.initialise == "random" else None
-            )
+            drawn = None
+            if settings.initialise == "random":
+                drawn = seed if settings.lm_seed is None else settings.lm_seed
+            lm, tokenizer = load_language_model(settings.lm, random_seed=drawn)
             self.lm_digest = weights_digest(lm)
             if settings.corpus not in ((), ("none",)):
                 context = getattr(lm.config, "max_position_embeddings", None) or 1024
@@ -121,21 +123,48 @@ class SequenceLearner:
     def update(self, batch: SequenceBatch) -> dict[str, float]:
         """One step of AdamW on action loss + λ · language loss. The text forward happens only where the batch has
         text."""
+        return self.update_together([self], [batch])[0]
+
+    @staticmethod
+    def update_together(
+        learners: Sequence[SequenceLearner], batches: Sequence[SequenceBatch]
+    ) -> list[dict[str, float]]:
+        """A step of each of S learners, whose shared frozen Transformer runs once over all their batches.
+
+        Learners must have passed `pack` (one alone need not). Gradients do not mix: each run's rows reach its own
+        parameters only.
+        """
+        first, device = learners[0], learners[0].device
+        backbone, others = first.model.backbone, [learner.model.backbone for learner in learners[1:]]
+        masks = Masks([learner.seed for learner in learners], first.steps, device)
+        tokens, actions, real = [], [], []
+        for learner, batch in zip(learners, batches, strict=True):
+            learner.model.train()
+            learner.optimizer.zero_grad(set_to_none=True)
+            *window, mask = (torch.from_numpy(array).to(device) for array in batch.windows)
+            tokens.append(learner.model.tokens(*window))
+            actions.append(window[2])
+            real.append(mask)
+        whole = all(bool(batch.windows.mask.all()) for batch in batches)
+        mask = None if whole else token_mask(torch.cat(real))
+        hidden = backbone(torch.cat(tokens)[:, :-1], mask, STATES, masks=masks, others=others)
+        results = [
+            action_loss(learner.model.head(part), *wanted)
+            for learner, part, *wanted in zip(learners, hidden.chunk(len(learners)), actions, real, strict=True)
+        ]
+        texts = [torch.from_numpy(batch.text).to(device) for batch in batches if batch.text is not None]
+        if texts:
+            language = backbone.text_losses(torch.cat(texts), masks=masks, others=others)
+            for i, (learner, value) in enumerate(zip(learners, language, strict=True)):
+                loss, info = results[i]
+                info["language_loss"] = value.detach()
+                results[i] = loss + learner.settings.language_weight * value, info
+        torch.stack([loss for loss, _ in results]).sum().backward()
+        return [learner._take_step(*result) for learner, result in zip(learners, results, strict=True)]
+
+    def _take_step(self, loss: Tensor, info: dict[str, Tensor]) -> dict[str, float]:
+        """Clip the gradients that are there, move the parameters."""
         settings = self.settings
-        self.model.train()
-        returns_to_go, observations, actions, timesteps, real = (
-            torch.from_numpy(array).to(self.device) for array in batch.windows
-        )
-        mask = None if bool(batch.windows.mask.all()) else real
-        masks = Masks([self.seed], self.steps, self.device)
-        predicted = self.model(returns_to_go, observations, actions, timesteps, mask, masks=masks)
-        loss, info = action_loss(predicted, actions, real)
-        if batch.text is not None:
-            language_loss = self.model.backbone.text_loss(torch.from_numpy(batch.text).to(self.device), masks=masks)
-            loss = loss + settings.language_weight * language_loss
-            info["language_loss"] = language_loss.detach()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         trained = [p for g in self.optimizer.param_groups for p in g["params"]]
         norm = torch.nn.utils.clip_grad_norm_(trained, settings.clip)
         factor = min(1.0, (self.steps + 1) / max(1, settings.warmup_steps))
@@ -145,6 +174,32 @@ class SequenceLearner:
         self.steps += 1
         values = {"loss": loss.detach(), **info, "gradient_norm": norm}
         return {k: float(v) for k, v in values.items()} | {"learning_rate": settings.learning_rate * factor}
+
+    @staticmethod
+    def pack(learners: Sequence[SequenceLearner]) -> str | None:
+        """Let learners share the first one's frozen weights, for `update_together`. None, or why they cannot.
+
+        They may differ in what changes no shape: seeds, data, learning rates, weight decay, warm-up, clipping.
+        """
+        first = learners[0]
+        if first.settings.adapt == "full":
+            return "the whole Transformer trains in each run"
+        if not first.model.backbone.fast or first.settings.lora_bias:
+            return "only the fast blocks with all biases frozen can be shared (--blocks, --lora-bias)"
+        for other in learners[1:]:
+            for field in fields(first.settings):
+                mine, theirs = (getattr(learner.settings, field.name) for learner in (first, other))
+                if mine != theirs and field.name not in MAY_DIFFER:
+                    return f"--{field.name.replace('_', '-')} is {mine} in one run and {theirs} in another"
+            if (first.batch_size, first.device) != (other.batch_size, other.device):
+                return "batch size or device differ"
+            pairs = list(zip(first.model.backbone.parameters(), other.model.backbone.parameters(), strict=True))
+            if not all(a.requires_grad or torch.equal(a, b) for a, b in pairs):
+                return "the frozen weights differ; random ones are equal only with one --lm-seed"
+            for a, b in pairs:
+                if not a.requires_grad:
+                    b.data = a.data
+        return None
 
     @torch.no_grad()
     def perplexity(self) -> float | None:

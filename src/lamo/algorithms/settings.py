@@ -22,6 +22,9 @@ class SequenceSettings:
     initialise: Literal["pretrained", "random", "scratch"] = "pretrained"
     """Weights to start from: the LM's own; the LM's shape with random weights (the control); or a small GPT-2 of
     layers × width × heads."""
+    lm_seed: int | None = None
+    """Seed of the LM's weights with initialise=random; None: the run's own. Runs of several seeds can share random
+    weights only where this is given."""
     adapt: Literal["lora", "full", "frozen"] = "lora"
     """What of the Transformer trains: LoRA adapters, everything, or nothing."""
     layers: int = 3

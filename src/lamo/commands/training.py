@@ -24,6 +24,9 @@ class Train:
     experiment: Experiment
     out: Path | None = None
     """Folder of the new run; it must not hold another."""
+    seeds: tuple[int, ...] = ()
+    """Train a run for each of these seeds into OUT-s0, OUT-s1, …: over one frozen language model as one batched
+    computation where the preset allows it, else one after the other."""
     config: Path | None = None
     """Take the settings from this JSON file, such as the config.json of a run."""
     resume: Path | None = None
@@ -43,15 +46,30 @@ def train_verb(argv: list[str]) -> int:
     with stdout_kept_clean(options.json):
         from lamo import train as training
 
+        command = shlex.join(["lamo", "train", *argv])
         watch = {"quiet": options.quiet, "tensorboard": options.tensorboard}
         if options.resume is not None:
-            run = training.resume(options.resume, **_resume_changes(base, options), **watch)
+            runs = [training.resume(options.resume, **_resume_changes(base, options), **watch)]
         elif options.out is None:
             raise LamoError("give --out DIR, the folder of the new run (or --resume DIR to go on with one)")
+        elif options.seeds:
+            runs = training.train_together(*_of_seeds(options), command=command, **watch)
         else:
-            run = training.train(options.experiment, options.out, command=shlex.join(["lamo", "train", *argv]), **watch)
-        summary = run.summary() or {}
-    return answer({"run": str(run.path), **summary}, options.json, lambda: describe_run(run.path, run.config, summary))
+            runs = [
+                training.train(options.experiment, options.out, command=shlex.join(["lamo", "train", *argv]), **watch)
+            ]
+    told = [{"run": str(run.path), **(run.summary() or {})} for run in runs]
+    text = "\n".join(describe_run(run.path, run.config, summary) for run, summary in zip(runs, told, strict=True))
+    return answer({"runs": told} if options.seeds else told[0], options.json, lambda: text)
+
+
+def _of_seeds(options: Train) -> tuple[list[Experiment], list[Path]]:
+    """The experiment once for each of --seeds, and their folders."""
+    assert options.out is not None
+    if len(set(options.seeds)) < len(options.seeds):
+        raise LamoError(f"--seeds {' '.join(map(str, options.seeds))} names a seed twice; give each once")
+    outs = [options.out.with_name(f"{options.out.name}-s{seed}") for seed in options.seeds]
+    return [options.experiment.but(seed=seed) for seed in options.seeds], outs
 
 
 def _base_experiment(argv: list[str]) -> Experiment:
@@ -74,6 +92,8 @@ def _base_experiment(argv: list[str]) -> Experiment:
 
 def _resume_changes(base: Experiment, options: Train) -> dict[str, Any]:
     """--steps and --device where they differ from the run's own. Any other change is an error that names its flag."""
+    if options.seeds:
+        raise LamoError("--resume goes on with one run and its own seed; drop --seeds")
     if options.out is not None:
         raise LamoError(f"--resume writes into {options.resume} itself; drop --out")
     new, changes = options.experiment, {}

@@ -326,11 +326,12 @@ class Backbone(nn.Module):
             )
         return output.last_hidden_state[:, queries].float()
 
-    def text_loss(self, ids: Tensor, *, masks: Masks | None = None, others: Sequence[Backbone] = ()) -> Tensor:
-        """Mean next-token cross-entropy in nats of blocks `ids` (b, T + 1) int64, with position embeddings.
+    def text_loss(self, ids: Tensor) -> Tensor:
+        """Mean next-token cross-entropy in nats of blocks `ids` (b, T + 1) int64, with position embeddings."""
+        return self.text_losses(ids)[0]
 
-        With `others` (see `forward`) the mean is over all runs' blocks.
-        """
+    def text_losses(self, ids: Tensor, *, masks: Masks | None = None, others: Sequence[Backbone] = ()) -> list[Tensor]:
+        """`text_loss` of this one and of each of `others` (see `forward`), on equal shares of the blocks `ids`."""
         if self.fast:
             base = self.lm.base_model
             x = base.wte(ids[:, :-1]) + base.wpe.weight[: ids.shape[1] - 1]
@@ -342,9 +343,10 @@ class Backbone(nn.Module):
         else:
             with self._reading(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self.autocast):
                 hidden = self.lm.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-        weight = self.lm.get_output_embeddings().weight
+        weight, runs = self.lm.get_output_embeddings().weight, 1 + len(others)
         flat = hidden.reshape(-1, hidden.shape[-1]).to(weight.dtype)
-        return linear_cross_entropy(flat, weight, ids[:, 1:].reshape(-1))
+        shares = zip(flat.chunk(runs), ids[:, 1:].reshape(-1).chunk(runs), strict=True)
+        return [linear_cross_entropy(rows, weight, targets) for rows, targets in shares]
 
     def _masks(self, masks: Masks | None, device: torch.device) -> Masks | None:
         """Those given, or fresh ones from torch's generator while training; none otherwise."""

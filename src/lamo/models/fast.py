@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lamo.models.activations import ACTIVATIONS
 from lamo.models.attention import attend
@@ -200,8 +200,8 @@ def refusal(lm: Any) -> str | None:
     """Why the blocks of this causal LM cannot be computed here, or None: they must be GPT-2's, adapted on the fused
     projection or not at all."""
     config = lm.config
-    blocks: Any = getattr(lm.base_model, "h", None)
-    if config.model_type != "gpt2" or not isinstance(blocks, nn.ModuleList):
+    blocks: Any = getattr(lm.base_model, "h", ())
+    if config.model_type != "gpt2" or not len(blocks):
         return f"a {config.model_type} model is not a GPT-2"
     if config.activation_function not in ACTIVATIONS:
         return f"its activation is {config.activation_function}; known: {', '.join(ACTIVATIONS)}"
@@ -228,7 +228,7 @@ class Adapters:
     @staticmethod
     def of(blocks: Sequence[Any]) -> Adapters | None:
         """Adapters of the same block in each of S runs; None where it has none."""
-        layers = [block.attn.c_attn for block in blocks]
+        layers: list[Any] = [block.attn.c_attn for block in blocks]
         if not hasattr(layers[0], "lora_A"):
             return None
         a, b = ([getattr(layer, name)["default"].weight for layer in layers] for name in ("lora_A", "lora_B"))

@@ -1,0 +1,43 @@
+"""Ctrl-C and SIGTERM: noted first, obeyed where the work can be left in order."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+
+class Stopped(Exception):
+    """Raised inside an evaluation to leave it."""
+
+
+class Signals:
+    """While it is entered, the first Ctrl-C or SIGTERM is only noted in `caught`; a second one stops at once."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.caught, self.quiet = 0, quiet
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.caught:
+            raise KeyboardInterrupt
+        self.caught = number
+        if not self.quiet:
+            text = "\nlamo: stopping after this step; once more stops at once, without saving"
+            print(text, file=sys.stderr, flush=True)
+
+    def check(self, *_: Any) -> None:
+        """Raise `Stopped` if a signal was caught."""
+        if self.caught:
+            raise Stopped
