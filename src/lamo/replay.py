@@ -36,7 +36,7 @@ def final_known(episodes: Episodes) -> np.ndarray:
     """(E,) bool: whether the observation after the episode's last action is in the log."""
     if episodes.final_observations is None:
         return np.zeros(len(episodes), bool)
-    return np.isfinite(episodes.final_observations).all(axis=1)
+    return np.asarray(np.isfinite(episodes.final_observations).all(axis=1))
 
 
 def replay(

@@ -25,6 +25,8 @@ from lamo.provenance import provenance
 from lamo.runs import Run, check_free
 from lamo.signals import Signals
 
+DATA_FIELDS = ("dataset", "columns", "obs_keys", "actions", "reward")  # what decides which episodes `read` gives
+
 
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop (Ctrl-C or SIGTERM) and has saved its state. `exit_code` is 130 or 143."""
@@ -73,7 +75,7 @@ def train_together(
     if len({experiment.steps for experiment in experiments}) > 1:
         raise LamoError("runs that train together must have equal --steps")
     first, loaded = experiments[0], None
-    if all(experiment.dataset == first.dataset for experiment in experiments):
+    if all(getattr(experiment, name) == getattr(first, name) for experiment in experiments for name in DATA_FIELDS):
         loaded = read(first)
     learner_class = get_algorithm(PRESETS[first.preset][0])
     pack = getattr(learner_class, "pack", None)
