@@ -37,11 +37,12 @@ RANKS = {
     "lamo.prepare": 9,
     "lamo.provenance": 9,
     "lamo.progress": 9,
-    "lamo.evaluate_run": 10,
+    "lamo.selection": 10,
     "lamo.data.behaviour": 10,  # these two roll policies out, so they stand above the data that they make
     "lamo.data.collect": 11,
     "lamo.signals": 9,
     "lamo.member": 11,
+    "lamo.evaluate_run": 12,
     "lamo.train": 12,
     "lamo.language": 12,
     "lamo.pretrain": 13,

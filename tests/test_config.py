@@ -104,7 +104,7 @@ def test_json_round_trip_keeps_every_digit(
         ({"steps": True}, "steps must be a whole number, not true"),
         ({"steps": None}, "steps must be a whole number, not null"),
         ({"ratio": "0.1"}, 'ratio must be a number, not "0.1"'),
-        ({"targets": [1, "x"]}, "targets must be a list of numbers or null"),
+        ({"targets": [1, "x"]}, "targets must be a list of numbers or 'auto' or null"),
         ({"device": 3}, "device must be a string"),
         ({"algorithm": {"adapt": "loar"}}, "algorithm.adapt must be 'lora' or 'full' or 'frozen'"),
         ([], "must hold a JSON object"),

@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("training:train_verb", "train a policy on logged episodes, or go on with a run (--resume)"),
     "evaluate": ("results:evaluate_verb", "play episodes with the policy of a run"),
     "report": ("results:report_verb", "compare runs: table, Markdown and a page with curves and a moving picture"),
+    "select": ("selection:select_verb", "rank the policies of runs from logged data alone, without a simulator"),
     "data inspect": ("data:inspect_verb", "what is in a dataset, and what looks wrong with it"),
     "data collect": ("data:collect_verb", "record episodes of a behaviour policy in an environment"),
     "lm pretrain": ("lm:pretrain_verb", "train a small language model on text files"),

@@ -92,8 +92,9 @@ class Experiment:
     """Gradient steps between evaluations; there is always one at the end."""
     eval_episodes: int = 20
     """Evaluation episodes per return target; 0 trains without an environment."""
-    targets: tuple[float, ...] | None = None
-    """Returns that the policy is asked for. By default the task's, else two taken from the returns in the data."""
+    targets: tuple[float | Literal["auto"], ...] | None = None
+    """Returns that the policy is asked for. By default the task's, else two taken from the returns in the data. `auto`
+    adds one that is chosen from the data when training has ended (docs/selection.md)."""
     checkpoint_every: int = 1_000
     """Gradient steps between checkpoints; 0 saves only at the end and when interrupted."""
     log_every: int = 50
@@ -116,7 +117,7 @@ class Experiment:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if self.targets is not None:
-            object.__setattr__(self, "targets", tuple(float(target) for target in self.targets))
+            object.__setattr__(self, "targets", tuple(t if isinstance(t, str) else float(t) for t in self.targets))
         if self.dataset is not None:
             object.__setattr__(self, "dataset", str(self.dataset))
         self._check()
@@ -142,13 +143,23 @@ class Experiment:
             if value < low or (high is not None and value > high):
                 allowed = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise LamoError(f"{flag(name)} {value} must be {allowed}")
-        if self.targets is not None and (not self.targets or not all(map(math.isfinite, self.targets))):
+        if self.targets is not None and (not self.targets or not all(map(math.isfinite, self.fixed_targets))):
             raise LamoError("--targets must be one or more finite returns, such as --targets 40 76")
         if self.targets is not None and len(set(self.targets)) < len(self.targets):
-            given = " ".join(f"{target:g}" for target in self.targets)
+            given = " ".join(t if isinstance(t, str) else f"{t:g}" for t in self.targets)
             raise LamoError(f"--targets {given} names a return twice; give each once")
         if not re.fullmatch(DEVICES, self.device):
             raise LamoError(f"--device {self.device} is not known; use cpu, cuda, cuda:N or auto")
+
+    @property
+    def fixed_targets(self) -> tuple[float, ...]:
+        """The numbers among `targets`; empty where the task or the data is to say them."""
+        return tuple(target for target in self.targets or () if target != "auto")
+
+    @property
+    def auto_target(self) -> bool:
+        """Whether a target is chosen from the data as well."""
+        return "auto" in (self.targets or ())
 
     # -------------------------------------------------------------------------------------------------- making others
 
@@ -294,7 +305,8 @@ def _describe(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(arg) for arg in args)
     if origin is tuple:
-        return f"a list of {_describe(args[0]).removeprefix('a ')}s"
+        first, *others = _describe(args[0]).removeprefix("a ").split(" or ")
+        return " or ".join([f"a list of {first}s", *others])
     plain = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", type(None): "null"}
     return plain.get(hint, str(hint))
 

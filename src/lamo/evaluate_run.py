@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from lamo.config import Experiment, Spec, read_dataclass
 from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError
 from lamo.evaluate import rollout, summarise
-from lamo.policy import load_policy
+from lamo.policy import Policy, load_policy
 from lamo.runs import Run
 from lamo.tasks import Task
 
@@ -18,7 +20,7 @@ from lamo.tasks import Task
 def evaluate(
     run: str | Path,
     *,
-    targets: Sequence[float] | None = None,
+    targets: Sequence[float | Literal["auto"]] | None = None,
     episodes: int = 20,
     seed: int | None = None,
     env: str | None = None,
@@ -27,10 +29,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Play `episodes` episodes per return target with the policy in run folder `run`; nothing is written.
 
-    `targets` are by default those of the run. `seed` is by default the run's own, which meets the same episodes as its
-    evaluations while it trained. Returns {"run", "env", "seed", "targets": [one row per target], "best_target",
-    "records": [one per episode]}, see `lamo.evaluate.summarise` and `rollout`. Raises `LamoError` for a folder without
-    a finished run and for a run without an environment.
+    `targets` are by default those of the run; "auto" adds, beside them or beside the numbers given, the one that the
+    run's training data believe in (`lamo.selection.targets`), which then stands under "auto_target". `seed` is by
+    default the run's own, which meets the same episodes as its evaluations while it trained. Returns {"run", "env",
+    "seed", "targets": [one row per target], "best_target", "records": [one per episode]}, see
+    `lamo.evaluate.summarise` and `rollout`. Raises `LamoError` for a folder without a finished run, for a run without
+    an environment, and with "auto" for data that is not the run's any more.
     """
     folder = Run.open(run)
     spec = read_dataclass(Spec, folder.provenance.get("spec"), f"{run}/provenance.json: spec")
@@ -48,6 +52,22 @@ def evaluate(
                     f"the policy of {run} {spec.observation_dim} and {spec.action_dim}; give one that fits"
                 )
     policy = load_policy(run, device)
-    wanted = tuple(targets) if targets is not None else spec.targets
+    wanted = tuple(target for target in targets or () if target != "auto") or spec.targets
+    choice: dict[str, Any] = {}
+    if "auto" in (targets or ()):
+        choice = {"auto_target": _choose(run, policy, spec)}
+        wanted = tuple(dict.fromkeys([*wanted, choice["auto_target"]["target"]]))
     records = rollout(policy, env, wanted, episodes, seed, task.score, progress=progress, obs_keys=spec.obs_keys)
-    return {"run": str(run), "env": env, "seed": seed, **summarise(records), "records": records}
+    return {"run": str(run), "env": env, "seed": seed, **choice, **summarise(records), "records": records}
+
+
+def _choose(run: str | Path, policy: Policy, spec: Spec) -> dict[str, Any]:
+    """The choice that `lamo train --targets auto` would have made at the end of this run."""
+    from lamo.selection.pool import gather
+    from lamo.selection.targets import choose_target
+
+    pool = gather([run])
+    entrant = pool.entrants[0]
+    trained_on = np.flatnonzero(np.isin(pool.episodes.ids, sorted(entrant.trained_on)))
+    choices = spec.action_dim if spec.action_kind == "discrete" else 0
+    return choose_target(policy, pool.episodes.select(trained_on), choices=choices, seed=entrant.experiment.seed)

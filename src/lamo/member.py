@@ -122,10 +122,12 @@ class Member:
             with self._undisturbed():
                 env, target, keys = self.setup.task.env, final["best_target"], self.setup.spec.obs_keys
                 run.save_rollout(trace(learner.policy(), env, target, experiment.seed, obs_keys=keys))
+        chosen = self._choose_target() if experiment.auto_target else None
         run.save_summary(
             {
                 **learner.summary(),
                 "steps": at.step,
+                "auto_target": chosen,
                 "perplexity": dict(zip(("before", "after"), at.perplexity, strict=True)) if at.perplexity else None,
                 "final": final,
                 HOLDOUT_ERROR: errors[-1] if errors else None,
@@ -133,6 +135,26 @@ class Member:
                 "finished": True,
             }
         )
+
+    def _choose_target(self) -> dict[str, Any]:
+        """The return target that the training data believe in, played beside the others; all of it in auto_target.json.
+
+        Returns it without the episodes' records.
+        """
+        from lamo.selection.targets import choose_target
+
+        setup, experiment, policy = self.setup, self.experiment, self.learner.policy()
+        choices = setup.spec.action_dim if setup.spec.action_kind == "discrete" else 0
+        with self._undisturbed():
+            choice = choose_target(policy, setup.episodes, choices=choices, seed=experiment.seed)
+            rows: Rows = []
+            if experiment.eval_episodes:
+                task, asked, keys = setup.task, [choice["target"]], setup.spec.obs_keys
+                count, seed = experiment.eval_episodes, experiment.seed
+                rows = rollout(policy, task.env, asked, count, seed, task.score, obs_keys=keys)
+        choice["evaluation"] = summarise(rows)["targets"][0] if rows else None
+        self.run.save_auto_target({**choice, "records": rows})
+        return choice
 
     def _check_finite(self, row: Mapping[str, float]) -> None:
         for name, value in row.items():

@@ -75,7 +75,7 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None) -> Setup:
         task = replace(task, env=env or task.env, horizon=horizon)
     else:
         task = task_for_env(env or episodes.source, episodes, facts.limit)
-    task = replace(task, targets=experiment.targets or task.targets)
+    task = replace(task, targets=experiment.fixed_targets or task.targets)
     spec = Spec(
         observation_dim=episodes.observations.shape[1],
         action_dim=facts.action_dim,
@@ -92,15 +92,16 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None) -> Setup:
     held_out = None
     if experiment.holdout > 0:
         episodes, held_out = hold_out(episodes, experiment.holdout)
-    _check_worth(episodes)
+    _check_worth(episodes, experiment.reward is None)
     return Setup(episodes, task, spec, device, held_out)
 
 
-def _check_worth(episodes: Episodes) -> None:
+def _check_worth(episodes: Episodes, rewarded: bool) -> None:
     """Whether these episodes can teach anything."""
     if episodes.steps == 1:
         raise LamoError(f"{episodes.source}: one transition is all there is to train on; give more of the data")
-    if (reward := float(episodes.rewards[0])) == float(episodes.rewards.min()) == float(episodes.rewards.max()):
+    reward, alike = float(episodes.rewards[0]), float(episodes.rewards.min()) == float(episodes.rewards.max())
+    if rewarded and alike:
         warn(
             f"{episodes.source}: every reward is {reward:g}: there is nothing to learn from them, "
             "and no method can do better than imitate"

@@ -3,7 +3,7 @@
     config.json provenance.json        written when the run begins, together
     metrics.jsonl timing.jsonl episodes.jsonl        grow while it runs; a resumed run cuts them back to its checkpoint
     checkpoints/00001000/{tensors.safetensors, checkpoint.json}        the newest two
-    policy/ rollout.json summary.json        written at the end
+    policy/ rollout.json auto_target.json summary.json        written at the end
 
 Whatever must be whole is written beside its place, synced to disk, and renamed into it.
 """
@@ -230,6 +230,10 @@ class Run:
     def save_rollout(self, rollout: Mapping[str, Any]) -> None:
         """Write rollout.json, one episode of the final policy, for the report's animation."""
         _write(self.path / "rollout.json", json.dumps(rollout).encode())
+
+    def save_auto_target(self, choice: Mapping[str, Any]) -> None:
+        """Write auto_target.json: the return target chosen from the data, why, and the episodes played with it."""
+        write_json(self.path / "auto_target.json", choice)
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json; a run that has one has finished."""

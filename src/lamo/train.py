@@ -133,6 +133,8 @@ def resume(
 
 
 def _create(experiment: Experiment, out: str | Path, setup: Setup, learner: Any, command: str | None) -> Member:
+    if experiment.auto_target and learner.policy().default_target is None:
+        raise LamoError(f"--targets auto: a policy of {experiment.preset} is not asked for a return; drop auto")
     notes = provenance(setup.episodes, setup.task, setup.device, command, setup.held_out)
     run = Run.create(out, experiment.to_json(), {**notes, "spec": asdict(setup.spec), "model": learner.summary()})
     return Member(run, experiment, setup, learner)

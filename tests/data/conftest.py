@@ -7,13 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from lamo.data import Episodes
-
-# A busy machine is no failure, and a test that fails does so again.
-settings.register_profile("lamo", deadline=None, derandomize=True, max_examples=50)
-settings.load_profile("lamo")
 
 Maker = Callable[..., Episodes]
 

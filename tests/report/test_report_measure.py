@@ -14,6 +14,7 @@ from lamo.report.collect import read_run, read_runs
 from lamo.report.groups import make_sections
 from lamo.report.measure import compare_pairs, jsonable, measure
 from lamo.report.scores import seconds_at, window_steps
+from lamo.report.tables import auto_target_lines
 
 
 def numbers(paths: list[Any], seed: int = 0) -> dict[str, Any]:
@@ -214,5 +215,29 @@ def test_held_out_error(make_run: RunMaker) -> None:
             for step, error in ((500, 0.4 + seed), (1_000, 0.2 + seed)):
                 file.write(json.dumps({"step": step, "holdout_action_error": error}) + "\n")
     found = numbers(runs)["sections"][0]["methods"][0]
-    assert found["holdout"]["points"] == [{"step": 500, "loss": 0.9}, {"step": 1_000, "loss": 0.7}]
+    points = [(point["step"], pytest.approx(point["loss"])) for point in found["holdout"]["points"]]
+    assert points == [(500, 0.9), (1_000, 0.7)]
     assert found["loss"] == plain["loss"]  # a row of its own does not hide the loss of its step
+
+
+def test_targets_chosen_from_the_data(make_run: RunMaker) -> None:
+    runs = [make_run(f"a{seed}", seed=seed, steps=1_000, every=500) for seed in (0, 1)]
+    assert numbers(runs)["sections"][0]["methods"][0]["auto_targets"] == []
+    for seed, run in enumerate(runs):
+        summary = json.loads((run / "summary.json").read_text())
+        row = {"target": 52.0 + seed, "episodes": 5, "return_mean": 33.0 + seed, "score_mean": 44.0 + seed}
+        choice = {"target": 52.0 + seed, "candidates": [], "evaluation": row if seed else None}
+        write_json(run / "summary.json", {**summary, "auto_target": choice})
+    section = numbers(runs)["sections"][0]
+    assert section["methods"][0]["auto_targets"] == [
+        {"seed": 0, "target": 52.0, "mean": None, "episodes": None},
+        {"seed": 1, "target": 53.0, "mean": 45.0, "episodes": 5.0},
+    ]
+    said = auto_target_lines(section)
+    assert said == [
+        "lamo, return target chosen from the data alone: seed 0 asks for 52, score –; seed 1 asks for 53, score 45.0."
+    ]
+    for damaged in (3, {"target": "x"}, {"target": 1.0, "evaluation": [1]}):
+        summary = json.loads((runs[0] / "summary.json").read_text())
+        write_json(runs[0] / "summary.json", {**summary, "auto_target": damaged})
+        assert len(numbers(runs)["sections"][0]["methods"][0]["auto_targets"]) in (1, 2)

@@ -78,3 +78,17 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
         figures = f"return {row['return_mean']:.5g} ± {row['return_std']:.3g}{score}"
         lines.append(f"  target {name:<8}{figures} ({row['episodes']} episodes)")
     return lines
+
+
+def auto_target_lines(found: Mapping[str, Any]) -> list[str]:
+    """What `--targets auto` chose, and from what; nothing without."""
+    choice = found.get("auto_target")
+    if not choice:
+        return []
+    tried = ", ".join(
+        f"{row['target']:g}{'' if row['believed'] else ' (not believed)'}" for row in choice["candidates"]
+    )
+    lines = [f"  auto target {choice['target']:g}, chosen from the training data alone, of {tried}"]
+    if choice.get("evaluation"):
+        lines += score_lines({"targets": [choice["evaluation"]]})
+    return lines

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
-from lamo.commands import answer, counter, parse, score_lines, stdout_kept_clean
+from lamo.commands import answer, auto_target_lines, counter, parse, score_lines, stdout_kept_clean
 from lamo.tasks import TASKS
 
 
@@ -17,8 +18,9 @@ class Evaluate:
 
     run: Positional[Path]
     """Run folder."""
-    targets: tuple[float, ...] | None = None
-    """Returns to ask for; by default the run's own targets."""
+    targets: tuple[float | Literal["auto"], ...] | None = None
+    """Returns to ask for; by default the run's own targets. `auto` adds the one that the run's training data believe in
+    (docs/selection.md)."""
     episodes: int = 20
     """Episodes per target."""
     seed: int | None = None
@@ -49,7 +51,8 @@ def evaluate_verb(argv: list[str]) -> int:
             device=resolve_device(options.device),
             progress=counter("episodes", options.quiet),
         )
-    return answer(result, options.json, lambda: "\n".join([f"{options.run} in {result['env']}", *score_lines(result)]))
+    lines = [f"{options.run} in {result['env']}", *score_lines(result)]
+    return answer(result, options.json, lambda: "\n".join(lines + auto_target_lines(result)))
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lamo.commands import answer, parse, score_lines, stdout_kept_clean
+from lamo.commands import answer, auto_target_lines, parse, score_lines, stdout_kept_clean
 from lamo.config import Experiment, flag
 from lamo.errors import LamoError
 
@@ -122,5 +122,8 @@ def describe_run(path: Path, config: Mapping[str, Any], summary: Mapping[str, An
         )
     if summary.get("perplexity"):
         lines.append("  perplexity     {before:.2f} before, {after:.2f} after".format(**summary["perplexity"]))
+    if summary.get("holdout_action_error") is not None:
+        lines.append(f"  held-out action error {summary['holdout_action_error']:.4g}")
     lines += score_lines(summary["final"]) if summary.get("final") else []
+    lines += auto_target_lines(summary)
     return "\n".join([*lines, f"  see it with: lamo report {path} --out report"])

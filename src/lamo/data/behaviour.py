@@ -54,7 +54,11 @@ class Behaviour(Protocol):
     def act(
         self, observations: NDArray[np.float32], rewards: NDArray[np.float64] | None, rows: NDArray[np.int64]
     ) -> NDArray[Any]:
-        """(m, S), rewards of the previous actions (m,) or None, episodes (m,) -> (m, A) float32 or (m,) int64."""
+        """(m, S), rewards of the previous actions (m,) or None, episodes (m,) -> (m, A) float32 or (m,) int64.
+
+        A behaviour that knows how likely its choices are leaves their log-probabilities (m,) in `log_probs`. Those of a
+        Gaussian are not known: its actions are clipped to the bounds, where they have no density.
+        """
         ...
 
 
@@ -77,7 +81,10 @@ class RandomBehaviour:
     ) -> NDArray[Any]:
         pool = self._pool
         if pool.action_low is None or pool.action_high is None:
+            self.log_probs = np.full(len(rows), -np.log(pool.action_dim))
             return np.array([self._generators[row].integers(pool.action_dim) for row in rows])
+        size = pool.action_high.astype(np.float64) - pool.action_low
+        self.log_probs = np.full(len(rows), -np.log(size).sum())
         return np.stack([self._generators[row].uniform(pool.action_low, pool.action_high) for row in rows])
 
 
@@ -108,7 +115,10 @@ class MlpBehaviour:
         output = self.output(observations)
         if self._std is None:  # Gumbel's trick: argmax of logits plus noise draws from the softmax
             noise = np.stack([self._generators[row].gumbel(size=output.shape[1]) for row in rows])
-            return np.argmax(output + noise, axis=1)
+            chosen = np.argmax(output + noise, axis=1)
+            logits = output.astype(np.float64) - output.max(axis=1, keepdims=True)
+            self.log_probs = logits[np.arange(len(rows)), chosen] - np.log(np.exp(logits).sum(axis=1))
+            return chosen
         noise = np.stack([self._generators[row].standard_normal(output.shape[1], np.float32) for row in rows])
         return output + self._std * noise
 

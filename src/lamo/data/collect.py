@@ -134,10 +134,13 @@ def record(
         observations, rewards = pool.reset(seeds), None
         for step in range(horizon):
             actions = pool.clip(behaviour.act(observations, rewards, rows))
+            told = getattr(behaviour, "log_probs", None)
             after, rewards, terminated, truncated = pool.step(rows, actions)
             truncated |= step == horizon - 1
             for i, row in enumerate(rows):
                 batch[row].add(observations[i], actions[i], rewards[i], after[i], terminated[i], truncated[i])
+                if told is not None:
+                    batch[row].log_probs.append(float(told[i]))
             going = ~(terminated | truncated)
             rows, observations, rewards = rows[going], after[going], rewards[going]
             if len(rows) == 0:
@@ -157,6 +160,7 @@ def record(
         truncated=np.array([log.truncated and not log.terminated for log in logs]),
         ids=np.arange(len(logs), dtype=np.int64),
         final_observations=np.stack([log.after for log in logs]),
+        log_probs=np.concatenate([np.array(log.log_probs, np.float32) for log in logs]) if logs[0].log_probs else None,
         metadata={
             "source": pool.env_id,
             "format": "collected",
@@ -176,6 +180,7 @@ class _Log:
         self.observations: list[NDArray[np.float32]] = []
         self.actions: list[Any] = []
         self.rewards: list[float] = []
+        self.log_probs: list[float] = []
         self.after: NDArray[np.float32] = np.empty(0, np.float32)
         self.terminated = self.truncated = False
 

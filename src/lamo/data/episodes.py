@@ -53,6 +53,9 @@ class Episodes:
     """(E,) int64: the episodes' numbers in the source, kept through `subsample` and `select`."""
     final_observations: np.ndarray | None = None
     """(E, S) float32: what the agent saw after its last action, a row of NaN where the source does not have it."""
+    log_probs: np.ndarray | None = None
+    """(N,) float32: log of the probability (for vectors: the density) with which the behaviour took the action of the
+    same row; None where the source does not say. Says how the data was made, so it is no part of the digest."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """JSON-able: `source`, `format`, `env`, `action_low`, `action_high`, `attributes`, … (None where not known)."""
 
@@ -89,6 +92,9 @@ class Episodes:
             shape = (episodes, self.observations.shape[1])
             ok = self.final_observations.shape == shape and self.final_observations.dtype == np.float32
             need(ok, f"final_observations must be {shape} float32")
+        if self.log_probs is not None:
+            ok = self.log_probs.shape == (steps,) and self.log_probs.dtype == np.float32
+            need(ok, f"log_probs must be ({steps},) float32")
 
     def __len__(self) -> int:
         """E, the number of episodes."""
@@ -189,6 +195,7 @@ class Episodes:
             truncated=self.truncated[chosen],
             ids=self.ids[chosen],
             final_observations=None if self.final_observations is None else self.final_observations[chosen],
+            log_probs=None if self.log_probs is None else np.concatenate([self.log_probs[a:b] for a, b in spans]),
             metadata=dict(self.metadata),
         )
 

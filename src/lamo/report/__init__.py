@@ -47,7 +47,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path, seed: int = 0) -> 
     contents = {out / name: text.encode() for name, text in files.items()}
     if picture:
         contents[out / "curves.svg"] = picture
-    _make_folder(out)
+    make_folder(out)
     write_atomically(contents)
     return numbers
 
@@ -76,12 +76,13 @@ def figure_overview(runs: Sequence[str | Path], out: str | Path, seed: int = 0) 
     picture = figures.overview(jsonable(measure(make_sections(read_runs(runs)), seed)), form)
     if picture is None:
         raise LamoError("none of these runs has an evaluation yet, so there is no curve to draw; train them further")
-    _make_folder(out.parent)
+    make_folder(out.parent)
     write_atomically({out: picture})
     return out
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """The folder of an --out, made where it is not there. Raises LamoError where it cannot be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

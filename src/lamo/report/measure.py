@@ -145,8 +145,19 @@ def measure_group(group: Group, metric: str, rng: np.random.Generator) -> tuple[
         "curves": curves,
         "parameters": common_means([_numbers(size, ("total", "frozen", "trainable", "lora_share")) for size in sizes]),
         "perplexity": common_means([_numbers(summary.get("perplexity"), ("before", "after")) for summary, _ in told]),
+        "auto_targets": [found for run in group.runs if (found := _auto_target(run, metric))],
         "seconds": mean_of([r["seconds"] for r in runs]) if all(r["seconds"] is not None for r in runs) else None,
     }, notes
+
+
+def _auto_target(run: RunRecord, metric: str) -> dict[str, Any] | None:
+    """The return target that a run chose from its data (`--targets auto`), and what its policy got with it."""
+    choice = (run.summary or {}).get("auto_target")
+    target = as_number(choice.get("target")) if isinstance(choice, Mapping) else None
+    if target is None or not isinstance(choice, Mapping):
+        return None
+    got = _numbers(choice.get("evaluation"), (f"{metric}_mean", "episodes"))
+    return {"seed": run.seed, "target": target, "mean": got.get(f"{metric}_mean"), "episodes": got.get("episodes")}
 
 
 def _seeds_are(seeds: Sequence[int]) -> str:

@@ -18,7 +18,7 @@ from lamo.report import figures, parts
 from lamo.report.collect import RunRecord
 from lamo.report.groups import Section
 from lamo.report.markup import Html, el, join, json_block, void
-from lamo.report.tables import PROTOCOL, data_line, interval_lines, luck_line, number
+from lamo.report.tables import PROTOCOL, auto_target_lines, data_line, interval_lines, luck_line, number
 from lamo.report.trace import MAX_CURVES
 
 SPEEDS = (0.25, 0.5, 1, 2, 4)
@@ -142,6 +142,7 @@ class _Page:
             el("h3", "Every return target"),
             parts.targets_table(measured, self.styles),
             parts.paragraph("Marked: the method's best target by its last window."),
+            parts.bullets(auto_target_lines(measured), "notes"),
         )
         legend = parts.legend(measured, self.styles) if any(panels) else None
         return join(*(table if names else ()), legend, el("div", *panels, class_="panels"))

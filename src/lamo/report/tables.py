@@ -94,6 +94,19 @@ def improvement(pair: Mapping[str, Any]) -> str:
     return f"{pair['probability']:.2f} [{pair['low']:.2f}, {pair['high']:.2f}]"
 
 
+def auto_target_lines(section: Mapping[str, Any]) -> list[str]:
+    """For each method that chose a return target from its data: which, run by run, and what it got with it."""
+    lines = []
+    for method in section["methods"]:
+        runs = [
+            f"seed {found['seed']} asks for {found['target']:g}, {section['metric']} {number(found['mean'])}"
+            for found in method["auto_targets"]
+        ]
+        if runs:
+            lines.append(f"{method['label']}, return target chosen from the data alone: {'; '.join(runs)}.")
+    return lines
+
+
 def luck_line(pairs: Sequence[Mapping[str, Any]]) -> str | None:
     """What a probability of 1.00 is worth with so few seeds; None where there is none."""
     luck = [pair["separated_by_luck"] for pair in pairs if pair["separated_by_luck"] is not None]
@@ -179,7 +192,8 @@ def terminal(numbers: Mapping[str, Any], width: int | None = None) -> str:
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
-        for line in (data_line(section), *interval_lines(section), *section["notes"]):
+        lines = (data_line(section), *interval_lines(section), *auto_target_lines(section), *section["notes"])
+        for line in lines:
             if line:
                 console.print(Text(line))
         console.print()
@@ -222,7 +236,8 @@ def markdown(numbers: Mapping[str, Any], picture: str | None = None) -> str:
             for cells, best in method_rows(section)
         ]
         parts.append(table_markdown(HEADINGS, rows))
-        parts += [safe(line) for line in (data_line(section), *interval_lines(section)) if line]
+        said = (data_line(section), *interval_lines(section), *auto_target_lines(section))
+        parts += [safe(line) for line in said if line]
         parts += _comparisons_markdown(section["comparisons"], "comparison (last window, best targets)")
         rows, measured = [], any(method.get("holdout") for method in section["methods"])
         for method in section["methods"]:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from lamo.data.episodes import Episodes
-from lamo.data.sources.flat import USED, check_fits, flat_episodes, read_into, state_width
+from lamo.data.sources.flat import LOG_PROBS, USED, check_fits, flat_episodes, read_into, state_width
 from lamo.data.sources.hdf5 import H5Column, attributes, member, open_hdf5, scalar
 from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
@@ -45,6 +45,9 @@ def read_d4rl(path: Path, source: str, options: ReadOptions) -> Episodes:
         notes, infos = _datasets(file, "metadata", source), _datasets(file, "infos", source)
         about = attributes(file, source)
         about |= {key: scalar(value, key, source) for key, value in notes.items() if value.shape == ()}
+        logged = LOG_PROBS[1].removeprefix("infos/")
+        if logged in infos:
+            columns[LOG_PROBS[1]] = H5Column(infos[logged])
         metadata = {
             "source": source,
             "format": "d4rl",
@@ -126,6 +129,8 @@ def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, An
         "metadata/ids": episodes.ids,
         "metadata/unfinished": episodes.unfinished,
     }
+    if episodes.log_probs is not None:
+        arrays[LOG_PROBS[0]] = episodes.log_probs
     if episodes.final_observations is not None:
         arrays["metadata/final_observations"] = episodes.final_observations
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -26,7 +26,8 @@ BOMB_RATIO, BOMB_BYTES = 200, 1 << 28
 """Numbers people record shrink 1.1 to 20 times; more than 200 times, and over 256 MiB, is a bomb."""
 TERMINALS = ("terminals", "terminations")
 TIMEOUTS = ("timeouts", "truncations")
-USED = frozenset({"observations", "actions", "rewards", *TERMINALS, *TIMEOUTS, "next_observations"})
+LOG_PROBS = ("behaviour_log_prob", "infos/action_log_probs")
+USED = frozenset({"observations", "actions", "rewards", *TERMINALS, *TIMEOUTS, "next_observations", LOG_PROBS[0]})
 """The names that D4RL's layout knows; arrays under others are passed over."""
 
 
@@ -145,8 +146,9 @@ def flat_episodes(
 
     Needs `observations`, `actions`, `rewards` (unless `options.reward` is "none") and at least one of `terminals` and
     `timeouts` (Gymnasium's names `terminations` and `truncations` do as well). `next_observations` gives what was seen
-    after the last action of each episode. Raises `LamoError` for a missing key, arrays of different lengths, no step,
-    or a value that is not finite.
+    after the last action of each episode, `behaviour_log_prob` (D4RL: `infos/action_log_probs`) the log-probability of
+    each action. Raises `LamoError` for a missing key, arrays of different lengths, no step, or a value that is not
+    finite.
     """
     rewarded = ("rewards",) if options.reward is None else ()
     need_keys(("observations", "actions", *rewarded), columns, source)
@@ -192,9 +194,12 @@ def flat_episodes(
         if state_width(following.shape, following.dtype, source, "next_observations") != width:
             raise LamoError(f"{source}: next_observations and observations have different widths")
         final = rows(following, last, width)
+    # The widest first: what is unpacked on the way then adds to the least.
+    observations = read_into(columns["observations"], np.empty((steps, width), np.float32))
+    actions = as_kind(read_into(columns["actions"], np.empty((steps, *inner), kind)), options.actions, source)
     return Episodes(
-        observations=read_into(columns["observations"], np.empty((steps, width), np.float32)),
-        actions=as_kind(read_into(columns["actions"], np.empty((steps, *inner), kind)), options.actions, source),
+        observations=observations,
+        actions=actions,
         rewards=_vector(columns["rewards"], "rewards", np.dtype(np.float32), source)
         if rewarded
         else np.zeros(steps, np.float32),
@@ -203,8 +208,29 @@ def flat_episodes(
         truncated=timeouts[last],
         ids=np.arange(len(cuts), dtype=np.int64),
         final_observations=final,
+        log_probs=_log_probs(columns, steps, actions.ndim == 1, source),
         metadata=metadata,
     )
+
+
+def _log_probs(columns: Mapping[str, Column], steps: int, discrete: bool, source: str) -> np.ndarray | None:
+    """(N,) float32 or None. They matter to no training: where they cannot be log-probabilities they are left out, with
+    a warning.
+    """
+    key = next((name for name in LOG_PROBS if name in columns), None)
+    if key is None:
+        return None
+    column, why = columns[key], "holds numbers above 0, which are no log-probabilities"
+    if column.shape[:1] != (steps,) or math.prod(column.shape[1:]) != 1 or column.dtype.kind != "f":
+        warn(f"{source}: {key} does not hold one number per step; left out")
+        return None
+    values = _vector(column, key, np.dtype(np.float32), source)
+    if not np.isfinite(values).all():
+        why = "holds values that are not finite"
+    elif not discrete or values.max() <= 1e-6:  # a density may well be above 1
+        return values
+    warn(f"{source}: {key} {why}; left out")
+    return None
 
 
 def _vector(column: Column, key: str, dtype: np.dtype, source: str) -> np.ndarray:

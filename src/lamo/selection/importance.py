@@ -1,0 +1,88 @@
+"""Importance sampling: logged returns, weighted by how much likelier the policy was to act so than the behaviour was.
+
+Needs the log-probabilities of the logged actions (`Episodes.log_probs`). Per decision and weighted (Precup, Sutton and
+Singh 2000; step by step as in Voloshin et al. 2021, appendix on weighted per-decision importance sampling):
+
+    V = Σ_t γ^t Σ_i w_it r_it,    w_it = ρ_it / Σ_j ρ_jt,    ρ_it = Π_{t' <= t} π(a_it' | …) / μ(a_it' | …)
+
+An episode that has ended keeps its last ρ, and earns nothing. The policies of this package act without chance, and a
+vector has no density under such a policy. What is weighed is the policy with some chance added, and that is what the
+estimate is of: Gaussian noise of `sigma` for vectors, a share `epsilon` of uniformly random choices for discrete
+actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lamo.data.episodes import Episodes
+from lamo.errors import LamoError
+from lamo.selection.bootstrap import Bootstrap
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """An estimate by importance sampling."""
+
+    value: float | None
+    """Discounted return of the policy, None where no logged episode acts as it does."""
+    effective_size: float
+    """(Σ ρ)² / Σ ρ² over episodes at their ends: how many of them the estimate rests on."""
+    resampled: np.ndarray
+    """(B,) float64: the same for each bootstrap draw of episodes, NaN where no drawn one acts as the policy does."""
+
+
+def log_likelihood(
+    asked: np.ndarray, logged: np.ndarray, *, epsilon: float, sigma: float, choices: int = 0
+) -> np.ndarray:
+    """(N,) float64: log-probability of the logged actions under the policy with its chance added.
+
+    `asked` and `logged` (N, A) float32, or (N,) of `choices` choices. `sigma` in standard deviations of the logged
+    actions, number by number. -inf where it would never act so.
+    """
+    if logged.ndim == 1:
+        if not 0 <= epsilon <= 1:
+            raise LamoError(f"--epsilon {epsilon} lies outside [0, 1]")
+        with np.errstate(divide="ignore"):
+            return np.log((asked == logged) * (1.0 - epsilon) + epsilon / choices)
+    if not 0 < sigma < float("inf"):
+        raise LamoError(f"--sigma {sigma} must be a positive number")
+    scale = sigma * np.maximum(logged.std(axis=0, dtype=np.float64), 1e-6)
+    z = (logged.astype(np.float64) - asked) / scale
+    return (-0.5 * np.square(z) - np.log(scale) - 0.5 * np.log(2 * np.pi)).sum(axis=1)
+
+
+def weighted_return(
+    episodes: Episodes, likelihood: np.ndarray, discount: float, bootstrap: Bootstrap | None = None
+) -> Weighted:
+    """The estimate from the policy's log-likelihood (N,) of each logged action. Raises `LamoError` where the
+    behaviour's log-probabilities were not logged.
+    """
+    if episodes.log_probs is None:
+        raise LamoError(f"{episodes.source} does not hold the log-probabilities of its actions")
+    ratios, rewards = _padded(episodes, likelihood - episodes.log_probs), _padded(episodes, episodes.rewards)
+    log_weights = np.cumsum(ratios, axis=1)  # (E, T); ended episodes go on with ratio 1 and reward 0
+    top = log_weights.max(axis=0)
+    weights = np.exp(log_weights - np.where(np.isfinite(top), top, 0))  # what is the same for all episodes cancels
+    earned = weights * rewards * discount ** np.arange(rewards.shape[1])
+    last = weights[:, -1]
+    size = float(last.sum() ** 2 / np.square(last).sum()) if last.any() else 0.0
+    value = _normalised(earned.sum(axis=0), weights.sum(axis=0))
+    drawn = np.empty(0) if bootstrap is None else _normalised(bootstrap.sums(earned), bootstrap.sums(weights))
+    return Weighted(float(value) if np.isfinite(value) else None, size, drawn)
+
+
+def _normalised(earned: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(…, T), (…, T) -> (…): sum over t of the weighted means; NaN where all weights of a step are zero."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (earned / weights).sum(axis=-1)
+
+
+def _padded(episodes: Episodes, values: np.ndarray) -> np.ndarray:
+    """(N,) -> (E, T) float64, T the longest episode, zeros behind the ends."""
+    out = np.zeros((len(episodes), int(episodes.lengths.max())))
+    step = np.arange(episodes.steps) - np.repeat(episodes.offsets[:-1], episodes.lengths)
+    out[np.repeat(np.arange(len(episodes)), episodes.lengths), step] = values
+    return out

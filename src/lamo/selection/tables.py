@@ -1,0 +1,97 @@
+"""The result of `lamo select` as text for a terminal and as Markdown; both show the same cells."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+DASH = "–"
+HEADINGS = {
+    "fqe": ("FQE value", "best"),
+    "importance": ("importance-weighted", "best", "episodes"),
+    "holdout": ("held-out error", "best"),
+}
+SAID = {
+    "fqe": "FQE value: discounted return by fitted Q evaluation; the interval is over episodes and critics.",
+    "importance": (
+        "Importance-weighted: discounted return of the logged episodes, weighted by how much likelier the policy acts "
+        "so; episodes: how many the estimate rests on (effective sample size)."
+    ),
+    "holdout": "Held-out error: distance from the actions of episodes that no run was trained on; smaller is nearer.",
+}
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else f"{value:.4g}"
+
+
+def _cells(row: Mapping[str, Any], method: str) -> list[str]:
+    found = row[method]
+    span = "" if found["low"] is None else f" [{_number(found['low'])}, {_number(found['high'])}]"
+    cells = [f"{_number(found['estimate'])}{span}", f"{found['best']:.2f}"]
+    return [*cells, f"{found['effective_size']:.1f}"] if method == "importance" else cells
+
+
+def _rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    methods = result["methods"]
+    heads = ["", "policy", *(heading for method in methods for heading in HEADINGS[method])]
+    rows = [
+        [
+            str(row[result["ranked_by"]]["rank"]),
+            row["policy"],
+            *(cell for method in methods for cell in _cells(row, method)),
+        ]
+        for row in result["policies"]
+    ]
+    return heads, rows
+
+
+def _lines(result: Mapping[str, Any]) -> list[str]:
+    data, behaviour = result["data"], result["behaviour"]
+    lines = [
+        f"{data['dataset']}: {data['episodes']:,} episodes, {data['steps']:,} steps; "
+        f"{data['held_out_episodes']:,} that no run was trained on.",
+        f"The data itself: discounted return {_number(behaviour['estimate'])} "
+        f"[{_number(behaviour['low'])}, {_number(behaviour['high'])}] (γ = {result['settings']['discount']:g}).",
+        *(SAID[method] for method in result["methods"]),
+        "best: share of bootstrap draws of the episodes in which the policy comes first. Intervals are 95 %, "
+        f"seed {result['settings']['seed']}.",
+    ]
+    return [*lines, *result["notes"]]
+
+
+def terminal(result: Mapping[str, Any], width: int | None = None) -> str:
+    """Text for a terminal of `width` columns; None asks the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, highlight=False, no_color=True, markup=False)
+    table = Table(box=box.SIMPLE_HEAD)
+    heads, rows = _rows(result)
+    narrow = sum(max(map(len, column)) + 2 for column in zip(heads, *rows, strict=True)) > console.width
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="left" if i == 1 else "right", overflow="fold", no_wrap=i != 1)
+    for row in rows:  # Text, not str: rich would read [brackets] as markup
+        table.add_row(*(Text(cell.replace(" [", "\n[") if narrow else cell) for cell in row))
+    console.print(table)
+    for line in _lines(result):
+        console.print(Text(line))
+    return buffer.getvalue().rstrip() + "\n"
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The same as a Markdown document."""
+    heads, rows = _rows(result)
+    table = [heads, ["---:", "---", *["---:"] * (len(heads) - 2)], *([_escape(cell) for cell in row] for row in rows)]
+    lines = ["# Policies, ranked from data alone", "", *(f"| {' | '.join(cells)} |" for cells in table), ""]
+    return "\n".join([*lines, *(f"- {_escape(line)}" for line in _lines(result))]) + "\n"
+
+
+def _escape(text: str) -> str:
+    """Text from a run folder, inert in Markdown."""
+    return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", text).replace("\\<", "&lt;").replace("\\>", "&gt;")

@@ -1,0 +1,199 @@
+"""`lamo select` on tiny runs, by the real command line; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import toy
+from lamo.cli import main
+from lamo.config import Experiment
+from lamo.data.sources import load_episodes
+from lamo.errors import LamoError
+from lamo.policy import load_policy
+from lamo.replay import action_errors, replay
+from lamo.selection.pool import gather
+from lamo.selection.rank import SelectSettings, select
+from lamo.train import train
+
+SMALL = ["--fqe-steps", "20", "--members", "2", "--width", "8", "--batch-size", "16"]
+QUICK = SelectSettings(fqe_steps=20, members=2, width=8, batch_size=16)
+
+
+def experiment(data: Path, preset: str = "toy", **settings: Any) -> Experiment:
+    small = {"steps": 4, "eval_episodes": 0, "batch_size": 16, "device": "cpu", "env": toy.ENV, "targets": (3.0, 9.0)}
+    return Experiment.of(preset, dataset=str(data), **{**small, **settings})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy.write_dataset(tmp_path_factory.mktemp("data") / "toy.hdf5")
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two seeds with a quarter held out, and one that trained far longer on a half of the same data."""
+    folder = tmp_path_factory.mktemp("runs")
+    plan = [
+        experiment(data, holdout=0.25),
+        experiment(data, holdout=0.25, seed=1),
+        experiment(data, "toy-fast", holdout=0.5, ratio=0.5, steps=300),
+    ]
+    return [str(train(one, folder / name, quiet=True).path) for one, name in zip(plan, "abc", strict=True)]
+
+
+@pytest.fixture
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("an environment was made")
+
+    monkeypatch.setattr("gymnasium.make", refuse)
+
+
+@pytest.mark.usefixtures("no_environment")
+def test_by_the_command_line(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", *runs, *SMALL, "--json", "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    assert told.err.count("lamo select: ") == 6
+    assert result == json.loads((tmp_path / "out" / "selection.json").read_text())
+    assert result["methods"] == ["fqe", "holdout"] and result["ranked_by"] == "fqe"
+    assert len(result["notes"]) == 1 and result["notes"][0].startswith("No importance-weighted returns: ")
+    assert result["data"]["episodes"] == 12 and result["data"]["held_out_episodes"] >= 1
+    assert [(row["run"], row["target"]) for row in sorted(result["policies"], key=lambda row: row["policy"])] == [
+        (run, target) for run in runs for target in (3.0, 9.0)
+    ]
+    for method in result["methods"]:
+        rows = [row[method] for row in result["policies"]]
+        assert all(row["low"] <= row["estimate"] <= row["high"] for row in rows)
+        assert sum(row["best"] for row in rows) == pytest.approx(1)
+        assert min(row["rank"] for row in rows) == 1
+    estimates = [row["fqe"]["estimate"] for row in result["policies"]]
+    assert estimates == sorted(estimates, reverse=True)
+    # a toy does not heed its target: two rows of one run are equal, and share a rank
+    assert {row["run"]: row["fqe"]["rank"] for row in result["policies"]}.keys() == set(runs)
+    best = min(result["policies"], key=lambda row: row["holdout"]["estimate"])
+    assert best["run"] == runs[2]  # trained longest
+
+    markdown = (tmp_path / "out" / "selection.md").read_text()
+    assert markdown.count("\n| ") == 8 and "no importance\\-weighted" not in markdown
+    assert main(["select", *runs, *SMALL, "--quiet", "--method", "holdout"]) == 0
+    told = capsys.readouterr()
+    assert told.err == "" and "held-out error" in told.out and "FQE" not in told.out
+
+
+def test_two_calls_write_equal_bytes(runs: list[str], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert main(["select", *runs[:2], *SMALL, "--quiet", "--out", str(tmp_path / name)]) == 0
+    for file in ("selection.json", "selection.md"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert main(["select", *runs[:2], *SMALL, "--quiet", "--seed", "1", "--out", str(tmp_path / "c")]) == 0
+    assert (tmp_path / "a" / "selection.json").read_bytes() != (tmp_path / "c" / "selection.json").read_bytes()
+
+
+def test_held_out_episodes_are_those_that_no_run_has_seen(runs: list[str], data: Path) -> None:
+    pool = gather(runs)
+    whole = load_episodes(data)
+    seen = set().union(*(one.trained_on for one in pool.entrants))
+    assert pool.unseen is not None
+    assert set(pool.unseen.ids) == set(whole.ids) - seen
+    assert [len(one.trained_on) for one in pool.entrants] == [9, 9, 3]
+    assert [len(one.given) for one in pool.entrants] == [12, 12, 6]
+    found = select(runs[:1], methods=["holdout"])["policies"][0]["holdout"]
+    held = whole.select(sorted(set(whole.ids) - pool.entrants[0].trained_on))
+    asked = replay(load_policy(runs[0]), held, held.returns).actions
+    assert found["estimate"] == pytest.approx(action_errors(asked, held.actions).mean())
+
+
+def test_importance_where_log_probabilities_were_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = toy.write_dataset(tmp_path / "toy.hdf5")
+    with h5py.File(data, "r+") as file:
+        file["infos/action_log_probs"] = np.full(120, -1.0)
+    episodes = load_episodes(data)
+    assert episodes.log_probs is not None and episodes.digest() == load_episodes(data).digest()
+    run = str(train(experiment(data, holdout=0.25), tmp_path / "a", quiet=True).path)
+    result = select([run], targets=[5.0], settings=QUICK)
+    assert result["methods"] == ["fqe", "importance", "holdout"] and result["notes"] == []
+    found = result["policies"][0]["importance"]
+    assert found["low"] <= found["estimate"] <= found["high"] and 1 <= found["effective_size"] <= 12
+    assert [row["target"] for row in result["policies"]] == [5.0]
+    assert main(["select", run, "--quiet", "--method", "importance"]) == 0
+    assert "importance-weighted" in capsys.readouterr().out
+
+
+def test_runs_of_different_data_are_refused_by_name(runs: list[str], tmp_path: Path) -> None:
+    other = toy.write_dataset(tmp_path / "other.hdf5", seed=5)
+    run = train(experiment(other), tmp_path / "d", quiet=True).path
+    with pytest.raises(LamoError, match=r"a was trained on .*toy.hdf5 \(digest .*d on .*other.hdf5 .*one dataset"):
+        select([*runs, run])
+
+
+def test_a_dataset_that_moved(runs: list[str], data: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.hdf5"
+    shutil.copy(data, moved)
+    assert select(runs[:1], methods=["holdout"], dataset=moved)["data"]["dataset"] == str(moved)
+    changed = toy.write_dataset(tmp_path / "changed.hdf5", seed=5)
+    with pytest.raises(LamoError, match="is not the data that the run was trained on"):
+        select(runs[:1], dataset=changed)
+
+
+def test_what_cannot_be_ranked(runs: list[str], data: Path, tmp_path: Path) -> None:
+    with pytest.raises(LamoError, match="no run to choose from"):
+        select([])
+    with pytest.raises(LamoError, match="no such run folder"):
+        select([tmp_path / "none"])
+    plain = str(train(experiment(data), tmp_path / "plain", quiet=True).path)
+    with pytest.raises(LamoError, match="--method holdout: no held-out action error: .*train with --holdout 0.1"):
+        select([plain], methods=["holdout"])
+    with pytest.raises(LamoError, match="--method importance: no importance-weighted returns"):
+        select([plain], methods=["importance"])
+    both = select([plain], settings=QUICK)
+    assert both["methods"] == ["fqe"] and len(both["notes"]) == 2
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(plain, unfinished)
+    (unfinished / "summary.json").unlink()
+    with pytest.raises(LamoError, match="has not finished; go on with it"):
+        select([unfinished])
+    with pytest.raises(LamoError, match="one episode says nothing about chance"):
+        one = toy.write_dataset(tmp_path / "one.hdf5", episodes=1)
+        select([train(experiment(one), tmp_path / "one", quiet=True).path])
+
+
+def test_a_run_named_twice_counts_once(runs: list[str]) -> None:
+    result = select([runs[0], f"{runs[0]}/.", runs[1]], methods=["holdout"])
+    assert len(result["policies"]) == 4
+
+
+def test_a_ranking_made_run_by_run_has_the_same_numbers(runs: list[str]) -> None:
+    whole = {row["policy"]: row for row in select(runs, settings=QUICK)["policies"]}
+    for run in runs:
+        for row in select([run], beside=runs, settings=QUICK)["policies"]:
+            for method in ("fqe", "holdout"):
+                assert row[method]["estimate"] == whole[row["policy"]][method]["estimate"]
+                assert row[method]["low"] == whole[row["policy"]][method]["low"]
+
+
+def test_bad_usage_is_one_line(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for options, said in (
+        (["--out", str(tmp_path / "file")], "is a file"),
+        (["--discount", "1"], "--discount 1.0 lies outside"),
+        (["--max-steps", "0"], "--max-steps 0 must be at least 1"),
+        (["--method", "magic"], "magic"),
+    ):
+        assert main(["select", runs[0], *options]) == 2
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1
+
+
+def test_few_steps_are_read_of_a_large_log(runs: list[str]) -> None:
+    from dataclasses import replace
+
+    result = select(runs[:1], methods=["fqe"], settings=replace(QUICK, max_steps=45))
+    assert result["data"]["steps"] == 40 and result["notes"] == ["4 of 12 episodes are read (--max-steps 45)."]
