@@ -4,6 +4,8 @@ figures are exact."""
 from __future__ import annotations
 
 import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from lamo.errors import LamoError
 from lamo.language import evaluate_lm, negative_log_likelihood
 from lamo.models.muon import orthogonalise
 from lamo.pretrain import PretrainSettings, learning_rate_factor, pretrain
+from lamo.signals import Interrupted
 
 SETTINGS = PretrainSettings(
     vocabulary=300,
@@ -80,6 +83,26 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     monkeypatch.undo()
     with pytest.raises(LamoError, match="--resume"):
         pretrain([corpus], tmp_path / "stopped", SETTINGS, quiet=True)
+    pretrain([corpus], tmp_path / "stopped", SETTINGS, resume=True, quiet=True)
+    a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / n).state_dict() for n in ("whole", "stopped"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_signal_saves_and_leaves(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretrain([corpus], tmp_path / "whole", SETTINGS, quiet=True)
+    real, calls = module.learning_rate_factor, []
+
+    def sigterm_at_step_six(*arguments: float) -> float:
+        calls.append(arguments)
+        if len(calls) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(module, "learning_rate_factor", sigterm_at_step_six)
+    with pytest.raises(Interrupted, match="step 6.*--resume") as caught:
+        pretrain([corpus], tmp_path / "stopped", SETTINGS, quiet=True)
+    assert caught.value.exit_code == 143
+    monkeypatch.undo()
     pretrain([corpus], tmp_path / "stopped", SETTINGS, resume=True, quiet=True)
     a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / n).state_dict() for n in ("whole", "stopped"))
     assert all(torch.equal(a[k], b[k]) for k in a)

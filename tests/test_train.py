@@ -21,7 +21,8 @@ import toy
 from lamo.config import Experiment
 from lamo.errors import LamoError
 from lamo.runs import Run
-from lamo.train import Interrupted, resume, train
+from lamo.signals import Interrupted
+from lamo.train import resume, train
 
 SETTINGS: dict[str, Any] = {
     "steps": 23,

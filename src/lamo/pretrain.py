@@ -26,8 +26,10 @@ from lamo.errors import LamoError, warn
 from lamo.language import negative_log_likelihood
 from lamo.models.cpu import has_fast_bfloat16, keep_freed_memory
 from lamo.models.cross_entropy import linear_cross_entropy
+from lamo.models.fast import refusal, run_blocks
 from lamo.models.muon import Muon
 from lamo.prepare import resolve_device
+from lamo.signals import Interrupted, Signals
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -248,11 +250,19 @@ def pretrain(
         model.train()
         return nats / math.log(2) / held_bytes
 
+    def hidden_states(block: torch.Tensor) -> torch.Tensor:
+        body = model.transformer
+        if fast:
+            return run_blocks([body], body.wte(block) + body.wpe.weight[: block.shape[1]], None)
+        return body(block).last_hidden_state
+
     progress = _progress(steps, step, quiet)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or has_fast_bfloat16())
+    in_bfloat16 = device.type == "cuda" or has_fast_bfloat16()
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16)
+    fast = refusal(model) is None and not in_bfloat16
     starts, pass_number, bits, loss_mean = np.zeros(0, np.int64), -1, None, float("nan")
     model.train()
-    with (work / "metrics.jsonl").open("a") as metrics:
+    with (work / "metrics.jsonl").open("a") as metrics, Signals(quiet) as stop:
         while step < steps:
             wanted_pass, first = divmod(step * settings.batch_size, blocks_per_pass)
             if wanted_pass != pass_number:
@@ -261,7 +271,7 @@ def pretrain(
             rows = starts[first : first + settings.batch_size]
             block = torch.from_numpy(ids[rows[:, None] + np.arange(length)].astype(np.int64)).to(device)  # (b, T+1)
             with autocast:
-                hidden = model.transformer(block[:, :-1]).last_hidden_state
+                hidden = hidden_states(block[:, :-1])
             flat = hidden.reshape(-1, settings.width).float()
             loss = linear_cross_entropy(flat, model.lm_head.weight, block[:, 1:].reshape(-1))
             loss.backward()
@@ -288,12 +298,15 @@ def pretrain(
                     json.dumps({"step": step, "loss": loss_mean, "held_out_bits_per_byte": bits, **log}) + "\n"
                 )
                 metrics.flush()
-            if step % settings.checkpoint_every == 0 and step < steps:
+            if (stop.caught or step % settings.checkpoint_every == 0) and step < steps:
                 _save_checkpoint(work, step, model, optimizers, log)
             progress.set_postfix(
                 loss=f"{loss_mean:.3f}", held_out_bits_per_byte=f"{bits:.3f}" if bits else "-", refresh=False
             )
             progress.update(1)
+            if stop.caught and step < steps:
+                progress.close()
+                raise Interrupted(step, "the same command and --resume", stop.caught)
     progress.close()
     result = {
         "bits_per_byte": bits,

@@ -9,6 +9,14 @@ from types import FrameType
 from typing import Any
 
 
+class Interrupted(KeyboardInterrupt):
+    """Work was asked to stop (Ctrl-C or SIGTERM) and has saved its state. `exit_code` is 130 or 143."""
+
+    def __init__(self, step: int, resume: str, signum: int) -> None:
+        super().__init__(f"stopped at step {step}, its state is saved; go on with: {resume}")
+        self.exit_code = 128 + signum
+
+
 class Stopped(Exception):
     """Raised inside an evaluation to leave it."""
 

@@ -23,18 +23,9 @@ from lamo.prepare import Setup, prepare, read
 from lamo.progress import Bar, Board
 from lamo.provenance import provenance
 from lamo.runs import Run, check_free
-from lamo.signals import Signals
+from lamo.signals import Interrupted, Signals
 
 DATA_FIELDS = ("dataset", "columns", "obs_keys", "actions", "reward")  # what decides which episodes `read` gives
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop (Ctrl-C or SIGTERM) and has saved its state. `exit_code` is 130 or 143."""
-
-    def __init__(self, step: int, paths: Sequence[Path], signum: int) -> None:
-        on = " && ".join(f"lamo train --resume {path}" for path in paths)
-        super().__init__(f"stopped at step {step}, its state is saved; go on with: {on}")
-        self.exit_code = 128 + signum
 
 
 def train(
@@ -170,7 +161,9 @@ def _fit(members: Sequence[Member], quiet: bool, tensorboard: bool) -> None:
                 for member in members:  # first what is due at this step, then the next step
                     member.due(bar, stop)
                 if stop.caught:
-                    raise Interrupted(first.at.step, paths, stop.caught)
+                    raise Interrupted(
+                        first.at.step, " && ".join(f"lamo train --resume {path}" for path in paths), stop.caught
+                    )
                 if first.at.step == steps:
                     break
                 start = time.perf_counter()
