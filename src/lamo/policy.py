@@ -54,6 +54,7 @@ def save_policy_files(folder: Path, tensors: dict[str, Any], metadata: dict[str,
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / "policy.safetensors")
+    (folder / "policy.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone; a policy is to be deployed
     (folder / "policy.json").write_text(json.dumps({"format": POLICY_FORMAT, **metadata}, indent=1) + "\n")
 
 

@@ -367,6 +367,8 @@ def write_folder(out: Path, model: Any, tokenizer: Any, settings: PretrainSettin
         model_max_length=settings.context,
     )
     wrapped.save_pretrained(new)
+    for weights in new.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors leaves them to their owner alone
     (new / "pretraining.json").write_text(json.dumps({"settings": asdict(settings), "result": result}, indent=1) + "\n")
     if out.exists():
         out.rmdir()  # known to be empty
