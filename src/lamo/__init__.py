@@ -18,14 +18,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lamo.config import Experiment as Experiment
     from lamo.data.sources import load_episodes as load_episodes
+    from lamo.data.sources.memory import episodes_from as episodes_from
     from lamo.evaluate_run import evaluate as evaluate
     from lamo.policy import load_policy as load_policy
     from lamo.train import train as train
 
 __version__ = "0.1.0"
-__all__ = ["Experiment", "evaluate", "load_episodes", "load_policy", "train"]
+__all__ = ["Experiment", "episodes_from", "evaluate", "load_episodes", "load_policy", "train"]
 
-_HOMES = {"Experiment": "lamo.config", "load_episodes": "lamo.data.sources", "load_policy": "lamo.policy"}
+_HOMES = {
+    "Experiment": "lamo.config",
+    "episodes_from": "lamo.data.sources.memory",
+    "load_episodes": "lamo.data.sources",
+    "load_policy": "lamo.policy",
+}
 # Modules that share their name with a public function.
 _CALLABLE = {"train": "lamo.train", "evaluate": "lamo.evaluate_run"}
 

@@ -14,12 +14,15 @@ from lamo.data.episodes import Episodes
 from lamo.data.inspect import outside_bounds
 from lamo.data.sources import load_episodes
 from lamo.data.sources.options import listed
+from lamo.data.sources.rows import UnstatedActions
 from lamo.data.split import hold_out
 from lamo.errors import LamoError, warn
 from lamo.tasks import Task, base_name, get_task, task_for_env
 
 if TYPE_CHECKING:
     from lamo.envs.pool import EnvPool
+
+MAX_CHOICES = 1 << 16  # each has an embedding; more are amounts, or identifiers
 
 
 class Setup(NamedTuple):
@@ -37,20 +40,26 @@ class Setup(NamedTuple):
 
 
 def read(experiment: Experiment) -> Episodes:
-    """The experiment's whole dataset."""
+    """The experiment's whole dataset. What integers among its actions mean the environment says, where nothing else
+    does.
+    """
     if experiment.dataset is None:
         raise LamoError(
             f"task {experiment.task} has no dataset of its own; give --dataset FILE"
             if experiment.task
             else "nothing to train on: give --task NAME (`lamo tasks` lists them) or --dataset FILE"
         )
-    return load_episodes(
-        experiment.dataset,
-        columns=experiment.columns,
-        obs_keys=experiment.obs_keys,
-        actions=experiment.actions,
-        reward=experiment.reward,
-    )
+    options: dict[str, Any] = {name: getattr(experiment, name) for name in ("columns", "obs_keys", "actions", "reward")}
+    try:
+        return load_episodes(experiment.dataset, **options)
+    except UnstatedActions:
+        if experiment.env is None or not experiment.eval_episodes:
+            raise
+    from lamo.envs.pool import EnvPool
+
+    with EnvPool(experiment.env) as pool:
+        options["actions"] = "discrete" if pool.discrete else "continuous"
+    return load_episodes(experiment.dataset, **options)
 
 
 def prepare(experiment: Experiment, loaded: Episodes | None = None) -> Setup:
@@ -124,7 +133,12 @@ def _bounds(low: Any, high: Any) -> tuple[tuple[float, ...] | None, tuple[float,
 def _from_data(episodes: Episodes) -> _Facts:
     """What the data alone says; bounds only where the source recorded them."""
     if episodes.discrete:
-        return _Facts(int(episodes.actions.max()) + 1, None, None, None)
+        if (most := int(episodes.actions.max())) >= MAX_CHOICES:
+            raise LamoError(
+                f"{episodes.source} has action {most}, too many choices to learn each; if these are amounts, give "
+                "--actions continuous"
+            )
+        return _Facts(most + 1, None, None, None)
     low, high = (episodes.metadata.get(f"action_{end}") for end in ("low", "high"))
     return _Facts(episodes.actions.shape[1], *_bounds(low, high), None)
 

@@ -59,8 +59,8 @@ def test_missing_file(tmp_path, monkeypatch, name):
 
 
 def test_unknown_suffix_and_folder(tmp_path):
-    (tmp_path / "a.csv").write_text("1,2")
-    refused(tmp_path / "a.csv", "a.csv", ".csv is not a format", ".hdf5", ".npz")
+    (tmp_path / "a.xlsx").write_text("1,2")
+    refused(tmp_path / "a.xlsx", "a.xlsx", ".xlsx is not a format", ".hdf5", ".npz", ".csv", ".parquet")
     (tmp_path / "runs").mkdir()
     refused(tmp_path / "runs", "runs", "without a Minari dataset")
 

@@ -179,6 +179,22 @@ def test_an_id_that_cannot_be_downloaded(store):
     assert "\n" not in str(caught.value)
 
 
+def test_without_a_network_it_is_said_at_once(store, monkeypatch):
+    """The hub's client would try for half a minute; one request of its own says what is the case."""
+    asked = []
+
+    class Session:
+        def head(self, url, timeout):
+            asked.append((url, timeout))
+            raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    monkeypatch.setattr("minari.download_dataset", lambda name: pytest.fail("tried to download"))
+    with pytest.raises(LamoError, match=r"could it be downloaded \(Name or service not known\); check the id"):
+        load_episodes("mujoco/hopper/medium-v0")
+    assert len(asked) == 1 and asked[0][1] <= 5
+
+
 def test_metadata_that_tells_another_number_of_episodes(store, capsys):
     create("world-v0", BOX)
     with h5py.File(store / "world-v0" / "data" / "main_data.hdf5", "a") as file:

@@ -14,8 +14,12 @@ from lamo.data.sources.arrays import read_npz
 from lamo.data.sources.d4rl import read_d4rl
 from lamo.data.sources.hdf5 import open_hdf5
 from lamo.data.sources.hub import is_minari_id, read_minari_id
-from lamo.data.sources.minari import holds_episodes, read_minari
+from lamo.data.sources.lerobot import INFO, read_lerobot
+from lamo.data.sources.minari import MAIN_FILE, holds_episodes, read_minari
 from lamo.data.sources.options import ReadOptions
+from lamo.data.sources.robomimic import holds_demonstrations, read_robomimic
+from lamo.data.sources.tables import SUFFIXES as TABLE_SUFFIXES
+from lamo.data.sources.tables import read_tables, table_files
 from lamo.data.sources.trajectories import read_trajectories
 from lamo.errors import LamoError
 
@@ -24,8 +28,16 @@ SOURCES: dict[str, Callable[[Path, str, ReadOptions], Episodes]] = {
     "d4rl": read_d4rl,
     "npz": read_npz,
     "trajectories": read_trajectories,
+    "tables": read_tables,
+    "lerobot": read_lerobot,
+    "robomimic": read_robomimic,
 }
-_SUFFIXES = {".npz": "npz", ".pkl": "trajectories", ".pickle": "trajectories"}
+_SUFFIXES = {
+    ".npz": "npz",
+    ".pkl": "trajectories",
+    ".pickle": "trajectories",
+    **dict.fromkeys(TABLE_SUFFIXES, "tables"),
+}
 _HDF5 = (".hdf5", ".h5")
 _TABLES = ("tables", "lerobot")  # whose columns are mapped
 
@@ -46,9 +58,11 @@ def load_episodes(
 ) -> Episodes:
     """Read a dataset: a file, a folder, an embedded name, or a Minari id.
 
-    - `.hdf5`, `.h5`: Minari's layout (a group per episode) or D4RL's flat one, told apart by what is inside;
+    - `.hdf5`, `.h5`: Minari's and robomimic's layouts (a group per episode) or D4RL's flat one, told apart by what is
+      inside;
     - `.npz`: D4RL's keys; `.pkl`, `.pickle`: a list of trajectories, read without executing anything;
-    - a folder: a Minari dataset;
+    - `.csv`, `.tsv`, `.parquet`: a row per step, with `columns` where names are not known;
+    - a folder: a Minari or LeRobot dataset, or tables;
     - `reacher2d-medium`: a dataset inside the package (`./reacher2d-medium` is always a path);
     - `mujoco/hopper/medium-v0`: a Minari id, from the local store or downloaded.
 
@@ -89,12 +103,15 @@ def _read(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
 
 def _format(path: Path, name: str) -> str:
     """Which of `SOURCES` reads this file or folder, from its suffix and what is inside."""
+    if (path / INFO).is_file():
+        return "lerobot"
     if path.is_dir():
-        return "minari"
+        minari = (path / "data").is_dir() or (path / "metadata.json").exists() or (path / MAIN_FILE).exists()
+        return "tables" if not minari and table_files(path) else "minari"
     suffix = path.suffix.lower()
     if suffix in _HDF5:
         with open_hdf5(path, name) as file:
-            return "minari" if holds_episodes(file) else "d4rl"
+            return "minari" if holds_episodes(file) else "robomimic" if holds_demonstrations(file) else "d4rl"
     if suffix not in _SUFFIXES:
         known = ", ".join((*_HDF5, *_SUFFIXES))
         raise LamoError(f"{name}: {suffix or 'no suffix'} is not a format that is read; known are {known} and folders")

@@ -66,6 +66,8 @@ def numbers(column: Any, where: str, first_row: int = 0) -> np.ndarray:
         inner.append(size)
         count *= size
         column = column.flatten()
+    if pa.types.is_dictionary(column.type) and pa.types.is_primitive(column.type.value_type):
+        column = column.dictionary_decode()
     if pa.types.is_decimal(column.type):
         column = column.cast(pa.float64())
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)):

@@ -122,7 +122,7 @@ def gather(
         if action_type(data.shape, data.dtype, source, options.actions) != (inner, kind):
             raise LamoError(f"{source}: {record.label}: actions {data.shape} {data.dtype} differ from those before")
         actions[span] = _rows(record, "actions", inner, steps, source)
-        column = 0
+        column, unknown = 0, False
         for part in parts:
             here = slice(column, column + part.width)
             column += part.width
@@ -139,6 +139,10 @@ def gather(
             elif record.get("next_observations") is not None:
                 following = _rows(record, "next_observations", (width,), steps, source)
                 final[filled] = following[-1]
+            else:
+                unknown = True
+        if unknown:  # one part that is not there makes the whole unknown
+            final[filled] = np.nan
         for key, out in ended.items():
             if record.get(key) is not None:
                 flag = _rows(record, key, (), steps, source)

@@ -1,0 +1,164 @@
+"""robomimic's HDF5: demonstrations as groups, each with its observations by key.
+
+    data                       attributes: total, env_args (JSON: env_name, env_type, env_kwargs)
+    data/demo_0/actions        (T, A); rewards (T,), dones (T,)
+    data/demo_0/obs/<key>      (T, …); next_obs/<key> the same, one step later
+    mask/<name>                lists of demonstrations; not used
+
+Observations are the keys in alphabetical order, as `gymnasium.spaces.flatten` has them; images are passed over.
+Source: robomimic's documentation, "Dataset Structure".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lamo.data.episodes import Episodes
+from lamo.data.sources.episodic import Array, Part, Record, gather
+from lamo.data.sources.flat import state_width
+from lamo.data.sources.hdf5 import attribute, member, open_hdf5
+from lamo.data.sources.minari import numbered
+from lamo.data.sources.options import ReadOptions, chosen, listed
+from lamo.errors import LamoError, warn
+
+_DEMO = re.compile(r"demo_(\d{1,18})")
+_GYM = 2  # robomimic's EnvType of Gym environments, whose names are Gymnasium's ids
+_FLAGS = ("dones", "timeouts")  # the second never is there: these files do not know of time limits
+
+
+def holds_demonstrations(file: h5py.File) -> bool:
+    """Whether an HDF5 file has robomimic's layout: `data/demo_0`, `data/demo_1`, …"""
+    if file.get("data", getclass=True, getlink=True) is not h5py.HardLink:
+        return False
+    data = file["data"]
+    return isinstance(data, h5py.Group) and any(_DEMO.fullmatch(key) for key in map(str, data))
+
+
+def read_robomimic(path: Path, source: str, options: ReadOptions) -> Episodes:
+    """A robomimic file -> Episodes. An episode terminated where the last of its `dones` is set.
+
+    Raises `LamoError` for a file without observations, rewards (unless `options.reward` is "none") or actions, arrays
+    of different lengths, no step, NaN, and files that only robomimic's scripts can complete.
+    """
+    with open_hdf5(path, source) as file:
+        data = member(file, "data", source)
+        assert isinstance(data, h5py.Group)
+        first = next(_demonstrations(data, source), None)
+        if first is None:
+            raise LamoError(f"{source}: holds no demonstrations; an offline dataset needs at least one transition")
+        parts = _parts(first, options, source)
+        if options.reward is None and first.get("rewards") is None:
+            raise LamoError(
+                f"{source}: {first.label} has no rewards; robomimic's dataset_states_to_obs.py adds them, or give "
+                "--reward none"
+            )
+        told = attribute(data, "env_args", source) if "env_args" in data.attrs else None
+        env = _env(told, source)
+        total = attribute(data, "total", source) if "total" in data.attrs else None
+        metadata: dict[str, Any] = {
+            "source": source,
+            "format": "robomimic",
+            "env": env.get("env_name") if env.get("env_type") == _GYM else None,
+            "action_low": None,
+            "action_high": None,
+            "observation_keys": [part.key.removeprefix("obs/") for part in parts],
+            "attributes": {"env_args": env} if env else {},
+        }
+        episodes = gather(lambda: _demonstrations(data, source), parts, _FLAGS, source, metadata, options)
+    if isinstance(total, int) and total != episodes.steps:
+        warn(f"{source}: speaks of {total} steps in all, {episodes.steps} are there")
+    return episodes
+
+
+class _Demonstration:
+    """One group; observations under `obs/<key>` end with the last of `next_obs/<key>`, where that is there."""
+
+    def __init__(self, group: h5py.Group, number: int, name: str, source: str) -> None:
+        self.group, self.id, self.label, self.source = group, number, name, source
+        self.opened: dict[str, Any] = {}
+
+    def get(self, key: str) -> Any:
+        if key not in self.opened:
+            found = member(self.group, key, self.source)
+            following = member(self.group, f"next_{key}", self.source) if key.startswith("obs/") else None
+            if isinstance(found, h5py.Dataset) and isinstance(following, h5py.Dataset):
+                found = _Followed(found, following) if _alike(found, following) else found
+            self.opened[key] = found
+        return self.opened[key]
+
+    def keys(self) -> list[str]:
+        return [str(key) for key in self.group]
+
+
+def _alike(one: h5py.Dataset, two: h5py.Dataset) -> bool:
+    return one.shape == two.shape and one.dtype == two.dtype and len(one.shape) > 0 and one.shape[0] > 0
+
+
+class _Followed:
+    """(T + 1, …): an array and the last row of the one that lies a step later."""
+
+    def __init__(self, data: h5py.Dataset, following: h5py.Dataset) -> None:
+        self.data, self.following = data, following
+        self.shape, self.dtype = (data.shape[0] + 1, *data.shape[1:]), data.dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(self.shape[0])
+        steps = self.data.shape[0]
+        values = self.data[start : min(stop, steps)]
+        return values if stop <= steps else np.concatenate([values, self.following[steps - 1 : steps]])
+
+
+def _demonstrations(data: h5py.Group, source: str) -> Iterator[Record]:
+    for number, name in numbered(map(str, data), _DEMO, source):
+        group = member(data, name, source)
+        if not isinstance(group, h5py.Group):
+            raise LamoError(f"{source}: {name} is not a group of arrays")
+        yield _Demonstration(group, number, name, source)
+
+
+def _parts(first: Record, options: ReadOptions, source: str) -> list[Part]:
+    """The keys that make up the observation: those chosen, else all that are no images."""
+    group = first.get("obs")
+    if not isinstance(group, h5py.Group):
+        raise LamoError(
+            f"{source}: {first.label} has no observations (obs); robomimic's dataset_states_to_obs.py adds them"
+        )
+    arrays: dict[str, Array] = {}
+    for key in sorted(map(str, group)):
+        found = first.get(f"obs/{key}")
+        if found is not None and getattr(found, "shape", None):
+            arrays[key] = found
+    images = [key for key, array in arrays.items() if array.dtype == np.uint8 and len(array.shape) > 2]
+    plain = [key for key in arrays if key not in images]
+    if options.obs_keys is not None:
+        plain = chosen(list(arrays), options.obs_keys, source)
+    elif images:
+        warn(f"{source}: {listed(images)} are images and are left out")
+    if not plain:
+        raise LamoError(
+            f"{source}: {first.label} has no observations but images; only state observations are supported"
+        )
+    return [
+        Part(f"obs/{key}", state_width(arrays[key].shape, arrays[key].dtype, source, f"obs/{key}")) for key in plain
+    ]
+
+
+def _env(text: Any, source: str) -> dict[str, Any]:
+    """What `env_args` says of the environment; nothing where it is absent."""
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LamoError(f"{source}: attribute env_args is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise LamoError(f"{source}: attribute env_args is not a JSON object")
+    return value if isinstance(value.get("env_name", ""), str) else {}

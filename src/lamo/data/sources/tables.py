@@ -1,0 +1,232 @@
+"""CSV and Parquet: a file, or a folder of them, one row per step; `columns` says which column is what.
+
+run,t,x,y,vx,ux,r        --columns obs=x,y,vx action=ux reward=r episode=run time=t
+0,0.00,0.1,0.0,0.3,-1,0
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lamo.data.episodes import BLOCK, Episodes
+from lamo.data.sources.arrow import import_pyarrow, reading
+from lamo.data.sources.cells import Table, gather_rows
+from lamo.data.sources.columns import FILE, Columns, map_columns
+from lamo.data.sources.flat import check_fits
+from lamo.data.sources.folders import inside, natural
+from lamo.data.sources.options import ReadOptions, listed
+from lamo.data.sources.rows import episodes_of_rows
+from lamo.errors import LamoError, warn
+
+SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet"}
+_NOTES = b"lamo"  # where `write_table` leaves what columns cannot say, in a Parquet file's metadata
+_NOTES_BYTES = 1 << 20
+
+
+def table_files(folder: Path) -> list[Path]:
+    """The tables right inside a folder, `run_2` before `run_10`; hidden files and those that begin with `_` are not."""
+    return sorted(
+        (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] not in "._"),
+        key=lambda path: natural(path.name),
+    )
+
+
+def read_tables(path: Path, source: str, options: ReadOptions) -> Episodes:
+    """A `.csv`, `.tsv` or `.parquet` file, or a folder of files of one of these formats -> Episodes.
+
+    Columns of numbers, or of equally long lists of numbers. Raises `LamoError` for columns that are neither mapped nor
+    known, missing or empty values, rows that are no episodes (see `rows.py`), and what pyarrow cannot read.
+    """
+    import_pyarrow(source, "is a table")
+    paths = table_files(path) if path.is_dir() else [path]
+    kinds = {SUFFIXES[each.suffix.lower()] for each in paths}
+    if len(kinds) != 1:
+        raise LamoError(f"{source}: holds both CSV and Parquet files; give a folder of one kind, or a file")
+    kind = kinds.pop()
+    names = [f"{source}/{each.name}" if path.is_dir() else source for each in paths]
+    files = [inside(each, path, source) if path.is_dir() else each for each in paths]
+    present = _header(files[0], kind, names[0])
+    columns = map_columns(options.columns, present, names[0], reward=options.reward is None)
+    if options.reward == "none":
+        columns = replace(columns, reward=None)
+    tables = [open_table(file, kind, columns.names(), name) for file, name in zip(files, names, strict=True)]
+    metadata: dict[str, Any] = {
+        "source": source,
+        "format": kind,
+        "env": None,
+        "action_low": None,
+        "action_high": None,
+        "attributes": {},
+        "columns": describe(columns),
+    }
+    notes = _notes(tables[0].schema, names[0]) if kind == "parquet" else {}
+    metadata |= {key: notes[key] for key in ("env", "action_low", "action_high") if key in notes}
+    if options.actions is None and "actions" in notes:
+        options = replace(options, actions=notes["actions"])
+    size = sum(file.stat().st_size for file in files)
+    rows = gather_rows(tables, columns, source, size if kind == "parquet" else None)
+    return episodes_of_rows(
+        rows, source, metadata, options, per_file=columns.episode == FILE, may_sort="time" in columns.said
+    )
+
+
+def describe(columns: Columns) -> dict[str, Any]:
+    """Which column was read as what, for the metadata."""
+    roles = {"obs": list(columns.obs), "action": list(columns.action)}
+    single = {role: getattr(columns, role) for role in ("reward", "episode", "time", "terminated", "truncated")}
+    return roles | {role: name for role, name in single.items() if name is not None}
+
+
+def _header(path: Path, kind: str, name: str) -> list[str]:
+    """The names of a file's columns."""
+    if kind == "parquet":
+        return list(_parquet_head(path, name)[1].names)
+    import pyarrow.csv as csv
+
+    with reading(name, "not readable as CSV"), csv.open_csv(path, parse_options=_parsing(path)) as reader:
+        present = list(reader.schema.names)
+    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+        if len(present) == 1 and mark in present[0]:
+            raise LamoError(f"{name}: columns are separated by {word}; save it with commas (.csv) or with tabs (.tsv)")
+    return present
+
+
+def _parsing(path: Path) -> Any:
+    import pyarrow.csv as csv
+
+    return csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+
+
+def _parquet_head(path: Path, name: str) -> tuple[int, Any]:
+    """How many rows a file says it holds, and its schema."""
+    import pyarrow.parquet as parquet
+
+    with reading(name, "not a whole Parquet file"), parquet.ParquetFile(path) as file:
+        return file.metadata.num_rows, file.schema_arrow
+
+
+def open_table(path: Path, kind: str, wanted: Sequence[str], name: str) -> Table:
+    """A file with these columns; CSV is read, Parquet when its batches are asked for.
+
+    Raises `LamoError` where a column is missing or there twice.
+    """
+    rows, schema = _parquet_head(path, name) if kind == "parquet" else (0, None)
+    present = list(schema.names) if schema is not None else _header(path, kind, name)
+    for column in wanted:
+        if (count := present.count(column)) != 1:
+            what = "is missing" if count == 0 else f"is there {count} times"
+            raise LamoError(f"{name}: column {column!r} {what}; the columns are {listed(present)}")
+    if kind == "parquet":
+        if rows < 0:
+            raise LamoError(f"{name}: says it holds {rows} rows; copy or download it again")
+        return Table(name, rows, schema, _parquet_batches(path, list(wanted), name))
+    import pyarrow.csv as csv
+
+    check_fits(8 * path.stat().st_size, name)  # `0,` are two bytes, their number has eight, and a copy four
+    with reading(name, "not readable as CSV"):
+        chosen = csv.ConvertOptions(include_columns=list(wanted))
+        table = csv.read_csv(path, parse_options=_parsing(path), convert_options=chosen)
+    return Table(name, table.num_rows, table.schema, [table])
+
+
+def _parquet_batches(path: Path, wanted: list[str], name: str) -> Iterator[Any]:
+    import pyarrow.parquet as parquet
+
+    with ExitStack() as stack:  # opened when it is its turn: a dataset may have more files than a process may open
+        with reading(name, "not a whole Parquet file"):
+            file = stack.enter_context(parquet.ParquetFile(path, page_checksum_verification=True))
+            # `columns` takes what begins with a name as well, so the names are chosen again
+            batches = iter(file.iter_batches(batch_size=BLOCK, columns=wanted, use_threads=False))
+        while True:
+            with reading(name, "not a whole Parquet file"):
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                batch.validate(full=True)
+                batch = batch.select(wanted)
+            yield batch
+
+
+def _notes(schema: Any, name: str) -> dict[str, Any]:
+    """What `write_table` left in a Parquet file's metadata; files of others have none of it."""
+    raw = (schema.metadata or {}).get(_NOTES)
+    if raw is None:
+        return {}
+    try:
+        notes = json.loads(raw) if len(raw) <= _NOTES_BYTES else None
+    except (ValueError, RecursionError):
+        notes = None
+    checks = {"env": _is_text, "action_low": _is_bound, "action_high": _is_bound, "actions": "discrete".__eq__}
+    if not isinstance(notes, dict) or not all(notes.get(key) is None or checks[key](notes[key]) for key in checks):
+        raise LamoError(f"{name}: its notes under {_NOTES.decode()!r} are damaged; write the file again")
+    return {key: notes[key] for key in checks if notes.get(key) is not None}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_bound(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
+
+
+def write_table(episodes: Episodes, path: str | Path) -> Path:
+    """Write a `.csv`, `.tsv` or `.parquet` table beside `path`, then rename it into place; return the path.
+
+    Columns, all of which are known when it is read: `episode`, `step`, `obs_0` …, `action_0` … (discrete: `action`),
+    `reward`, `terminated`, `truncated`. What was seen after the last actions has no row there and is left out, with a
+    warning. Raises `LamoError` where the file cannot be written, or for another suffix.
+    """
+    path = Path(path)
+    pa = import_pyarrow(path.name, "is a table")
+    import pyarrow.csv as csv
+    import pyarrow.parquet as parquet
+
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise LamoError(f"{path}: tables are written as {', '.join(SUFFIXES)}")
+    if episodes.final_observations is not None:
+        warn(f"{path.name}: a table has no place for what was seen after the last action of an episode; it is left out")
+    last = episodes.offsets[1:] - 1
+    ends = {"terminated": np.zeros(episodes.steps, bool), "truncated": np.zeros(episodes.steps, bool)}
+    for name, flags in ends.items():
+        flags[last] = getattr(episodes, name)
+    step = np.arange(episodes.steps) - np.repeat(episodes.offsets[:-1], episodes.lengths)
+    actions = {"action": episodes.actions}
+    if not episodes.discrete:
+        actions = {f"action_{i}": episodes.actions[:, i] for i in range(episodes.actions.shape[1])}
+    data = {
+        "episode": np.repeat(episodes.ids, episodes.lengths),
+        "step": step,
+        **{f"obs_{i}": episodes.observations[:, i] for i in range(episodes.observations.shape[1])},
+        **actions,
+        "reward": episodes.rewards,
+        **ends,
+    }
+    notes = {key: episodes.metadata.get(key) for key in ("env", "action_low", "action_high")}
+    table = pa.table(
+        data, metadata={_NOTES: json.dumps({**notes, "actions": "discrete" if episodes.discrete else None})}
+    )
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "parquet":
+            parquet.write_table(table, beside)
+        else:
+            tabs = "\t" if path.suffix.lower() == ".tsv" else ","
+            csv.write_csv(table, beside, csv.WriteOptions(delimiter=tabs, quoting_style="needed"))
+        os.replace(beside, path)
+    except OSError as error:
+        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # renamed by now, unless something failed
+            beside.unlink()
+    return path

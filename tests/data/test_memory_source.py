@@ -1,0 +1,160 @@
+"""`lamo.episodes_from`: arrays, and one episode after another."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lamo
+from lamo.data import Episodes
+from lamo.errors import LamoError
+
+KINDS = st.lists(
+    st.tuples(st.integers(1, 5), st.sampled_from(["terminated", "truncated", "unfinished"])), min_size=1, max_size=6
+)
+
+
+def parts(episodes: Episodes, e: int, final: bool) -> dict[str, Any]:
+    """Episode e as a user has it after recording."""
+    span = slice(int(episodes.offsets[e]), int(episodes.offsets[e + 1]))
+    seen = episodes.observations[span]
+    if final:
+        seen = np.concatenate([seen, episodes.final_observations[e : e + 1]])
+    return {
+        "observations": seen,
+        "actions": episodes.actions[span],
+        "rewards": episodes.rewards[span],
+        "terminated": bool(episodes.terminated[e]),
+        "truncated": bool(episodes.truncated[e]),
+    }
+
+
+@given(kinds=KINDS, discrete=st.booleans(), final=st.booleans(), lists=st.booleans())
+@settings(max_examples=40)
+def test_one_episode_after_another(make_episodes, assert_same, kinds, discrete, final, lists):
+    lengths, ends = zip(*kinds, strict=True)
+    episodes = make_episodes(lengths, ends=ends, actions=0 if discrete else 2, final=final)
+    given = (parts(episodes, e, final) for e in range(len(episodes)))
+    if lists:
+        given = ({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in each.items()} for each in given)
+    back = lamo.episodes_from(given, env="Hopper-v5", action_low=[-1, -1], action_high=(1, 1), name="mine")
+    assert_same(back, episodes)
+    assert back.metadata["env"] == "Hopper-v5" and back.metadata["action_low"] == [-1.0, -1.0]
+    assert back.source == "mine"
+
+
+@given(kinds=KINDS, discrete=st.booleans())
+@settings(max_examples=40)
+def test_flat_arrays(make_episodes, flat_arrays, assert_same, kinds, discrete):
+    lengths, ends = zip(*kinds, strict=True)
+    ends = [end if end != "unfinished" or i == len(ends) - 1 else "truncated" for i, end in enumerate(ends)]
+    episodes = make_episodes(lengths, ends=ends, actions=0 if discrete else 2)
+    assert_same(lamo.episodes_from(flat_arrays(episodes)), episodes)
+    numbers = np.repeat([9, 3, 5, 8, 1, 2][: len(episodes)], episodes.lengths)
+    by_number = lamo.episodes_from({**flat_arrays(episodes), "episode": numbers})
+    assert_same(by_number, episodes)
+    assert by_number.ids.tolist() == [9, 3, 5, 8, 1, 2][: len(episodes)]
+
+
+def test_arrays_are_copied(make_episodes, flat_arrays):
+    arrays = flat_arrays(make_episodes([3, 4]))
+    for data in (arrays, {**arrays, "episode": [0] * 3 + [1] * 4}, [{k: v for k, v in arrays.items() if k[0] != "t"}]):
+        episodes = lamo.episodes_from(data)
+        before = episodes.observations.copy()
+        arrays["observations"][:] += 1
+        np.testing.assert_array_equal(episodes.observations, before)
+
+
+def test_dicts_of_observations():
+    goals = {"b": np.ones((4, 2)), "a": {"y": np.arange(4), "x": np.zeros((4, 1), bool)}}
+    given = {"actions": np.zeros((3, 1)), "rewards": np.ones(3), "terminals": [0, 0, 1]}
+    episodes = lamo.episodes_from([{**given, "observations": goals}])
+    assert episodes.metadata["observation_keys"] == ["a/x", "a/y", "b"]
+    assert episodes.observations[2].tolist() == [0, 2, 1, 1]
+    assert episodes.final_observations.tolist() == [[0, 3, 1, 1]]
+    some = lamo.episodes_from([{**given, "observations": goals}], obs_keys=["a/y"])
+    assert some.observations.tolist() == [[0], [1], [2]]
+    flat = {key: value[:3] for key, value in {"b": goals["b"], **goals["a"]}.items()}
+    assert lamo.episodes_from({**given, "observations": flat}).metadata["observation_keys"] == ["b", "x", "y"]
+
+
+def test_minari_s_episodes():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from minari import EpisodeData
+    ends = {"terminations": np.array([False, False]), "truncations": np.array([False, True]), "infos": {}}
+    given = EpisodeData(id=7, observations=np.eye(3), actions=np.ones((2, 1)), rewards=np.ones(2), **ends)
+    episodes = lamo.episodes_from([given])
+    assert episodes.ids.tolist() == [7] and episodes.truncated.tolist() == [True]
+    assert episodes.final_observations.tolist() == [[0, 0, 1]]
+
+
+def test_what_whole_numbers_mean_and_no_rewards():
+    given = {"observations": np.zeros((3, 1)), "actions": [0, 1, 2], "rewards": np.ones(3), "terminals": [0, 0, 1]}
+    assert lamo.episodes_from(given).discrete
+    assert lamo.episodes_from(given, actions="continuous").actions.tolist() == [[0], [1], [2]]
+    assert lamo.episodes_from([given], actions="continuous").actions.shape == (3, 1)
+    del given["rewards"]
+    assert lamo.episodes_from(given, reward="none").rewards.tolist() == [0, 0, 0]
+    assert lamo.episodes_from([given], reward="none").rewards.tolist() == [0, 0, 0]
+
+
+SOUND = {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 1)), "rewards": np.zeros(3), "terminals": [0, 0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rewards": None}, "'rewards' is missing"),
+        ({"actions": np.zeros((2, 1))}, "different lengths"),
+        ({"observations": [[1], [1, 2], [3]]}, "observations is not an array of numbers"),
+        ({"observations": "abc"}, "observations has type <U3"),
+        ({"observations": np.zeros((3, 0))}, "no numbers in a step"),
+        ({"rewards": [1, 2, np.nan]}, "rewards holds nan at [2]"),
+        ({"rewards": np.zeros((3, 2))}, "rewards has shape (3, 2)"),
+        ({"actions": [-1, 0, 1]}, "actions holds -1 at [0], but choices are counted from 0"),
+        ({"actions": np.zeros((3, 1), complex)}, "type complex128"),
+        ({"observations": {"a": np.zeros(3), "b": np.zeros(4)}}, "different lengths"),
+        ({"observations": {}}, "different lengths"),
+    ],
+)
+@pytest.mark.parametrize("form", ["flat", "numbered", "iterable"])
+def test_what_is_wrong(changes, words, form):
+    given: Any = {key: value for key, value in {**SOUND, **changes}.items() if value is not None}
+    if form == "numbered":
+        given["episode"] = [0, 0, 1]
+    with pytest.raises(LamoError) as caught:
+        lamo.episodes_from([given] if form == "iterable" else given, name="mine")
+    assert words in str(caught.value).replace("key ", "") and str(caught.value).startswith("mine: ")
+
+
+def test_what_is_no_data_at_all():
+    for data, words in (
+        ([], "holds no episodes"),
+        (3, "a dict of arrays, or an iterable of episodes, not a int"),
+        (np.zeros(3), "not a ndarray"),
+        ([3], "episode 0 has no observations"),
+        ({**SOUND, "reward": 1}, "'reward' is not known"),
+        ({**SOUND, "rewards": 1.0}, "rewards is a single value"),
+        ([{**SOUND, "id": 1}] * 2, "two episodes have the same id"),
+        ({**SOUND, "episode": [0, 1, 0]}, "episode 0 goes on at row 2"),
+        ({**SOUND, "episode": [0.5, 1, 0]}, "it holds whole numbers"),
+    ):
+        with pytest.raises(LamoError, match=words.replace("(", r"\(")):
+            lamo.episodes_from(data)
+    with pytest.raises(LamoError, match="action_low must be finite"):
+        lamo.episodes_from(SOUND, action_low=[-np.inf])
+
+
+def test_what_a_generator_raises_comes_through():
+    def broken():
+        yield SOUND
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        lamo.episodes_from(broken())
