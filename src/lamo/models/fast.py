@@ -87,7 +87,8 @@ class _Project(torch.autograd.Function):
         (grad,) = grad_outputs  # (M, 3d)
         x, norm_weight, norm_bias, weight, bias, a, b, low, *moments = ctx.saved_tensors
         trained = ctx.needs_input_grad
-        dh = grad @ weight.t()
+        goes_on = any(trained[:3])  # not into frozen token embeddings: text's first block
+        dh = grad @ weight.t() if goes_on else None
         d_weight = d_bias = d_a = d_b = None
         h = _norm(x, norm_weight, norm_bias, ctx.eps)[0] if a is not None or trained[3] else None
         if trained[3]:
@@ -102,9 +103,12 @@ class _Project(torch.autograd.Function):
             d_b = torch.bmm(by_run.transpose(1, 2), low).mul_(ctx.scaling)
             h = h if factors is None else h.mul_(factors)
             d_a = torch.bmm(d_low.transpose(1, 2), h.view(runs, -1, h.shape[1]))
-            through = torch.bmm(d_low, a.to(grad.dtype)).view_as(dh)
-            dh = dh.add_(through) if factors is None else dh.addcmul_(through, factors)
-        dx, d_norm_weight, d_norm_bias = _norm_backward(dh, x, norm_weight, norm_bias, moments, trained[1])
+            if dh is not None:
+                through = torch.bmm(d_low, a.to(grad.dtype)).view_as(dh)
+                dh = dh.add_(through) if factors is None else dh.addcmul_(through, factors)
+        dx = d_norm_weight = d_norm_bias = None
+        if dh is not None:
+            dx, d_norm_weight, d_norm_bias = _norm_backward(dh, x, norm_weight, norm_bias, moments, trained[1])
         grads = (d_weight, d_bias, d_a, d_b)
         kinds = (weight, bias, a, b)
         named = (_like(grad, kind) for grad, kind in zip(grads, kinds, strict=True))
