@@ -37,8 +37,8 @@ format: $(VENV)/.installed-dev ## let ruff rewrite what it can
 	@$(BIN)/ruff check -q --fix .
 	@$(BIN)/ruff format -q .
 
-bench: $(VENV)/.installed-dev ## speed and memory, as ratios against a named reference in the same run
-	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file"; done
+bench: $(VENV)/.installed-dev ## speed and memory as ratios to references and floors: one table, in under 10 minutes
+	@$(BIN)/python benchmarks/all.py
 
 clean: ## remove what a run leaves behind; the virtual environment stays (rm -rf .venv removes it)
 	@rm -rf demo dist build .pytest_cache .ruff_cache .hypothesis

@@ -1,51 +1,96 @@
-"""Peak resident memory of a state-task run against: the dataset once + model + optimiser + 600 MiB.
+"""Peak resident memory of runs, each a process of its own, read from the operating system.
 
-    python benchmarks/memory.py [--steps 1000000]
+    python benchmarks/memory.py
 
-Writes a dataset of HalfCheetah's shapes to a temporary folder, trains ten steps on it in a process of its own, and
-reads that process' peak from the operating system.
+A run on 1 M steps of HalfCheetah's shapes, against the dataset once + model + optimiser + 600 MiB; and a run of GPT-2
+(124 M) at batch 64 × 20, which should stay within 1.3 GiB. Beside each: what weights, gradients and moments take.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from step import some_episodes
+from common import GPT2, QUICK, Row, options, some_episodes, tell, write_shape
 
 from lamo.data.sources.d4rl import write_d4rl
 
-ALLOWANCE = 600 << 20  # interpreter, torch, transformers and their like
+MIB = 1 << 20
+ALLOWANCE = 600 * MIB  # interpreter, torch, transformers and their like
+LARGEST = 1.3 * 1024 * MIB
+ON_THE_DEVICE = 4 * 1024 * MIB
+
+ON_CUDA = """
+import json, sys, torch
+from lamo.cli import main
+code = main(json.loads(sys.argv[1]))
+print(torch.cuda.max_memory_allocated())
+sys.exit(code)
+"""
+
+
+def run(*arguments: str) -> int:
+    """A `lamo` of its own -> its peak resident memory in bytes."""
+    process = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "lamo", *arguments])
+    _, status, usage = os.wait4(process, 0)
+    if status:
+        raise SystemExit(f"lamo {arguments[0]} ended with status {status}")
+    return usage.ru_maxrss * 1024
+
+
+def run_on_device(*arguments: str) -> int:
+    """The same on a GPU -> peak bytes of torch's allocations there."""
+    command = [sys.executable, "-c", ON_CUDA, json.dumps(arguments)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(told.split()[-1])
+
+
+def weights(out: Path) -> int:
+    """Bytes of weights (as the run held them), gradients and two moments."""
+    summary = json.loads((out / "summary.json").read_text())
+    parameters, item = summary["parameters"], 2 if summary["base_dtype"] == "bfloat16" else 4
+    return item * parameters["frozen"] + 4 * 4 * parameters["trainable"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1_000_000, help="steps in the dataset")
-    parser.add_argument("--preset", default="lamo-random")
-    arguments = parser.parse_args()
-    episodes = some_episodes(arguments.steps // 1000, 1000)
-    data = sum(a.nbytes for a in (episodes.observations, episodes.actions, episodes.rewards))
-    with tempfile.TemporaryDirectory() as folder:
-        path, run = Path(folder) / "data.hdf5", Path(folder) / "run"
-        write_d4rl(episodes, path, {})
-        del episodes
-        command = [sys.executable, "-m", "lamo", "train", "--preset", arguments.preset, "--dataset", str(path)]
-        command += ["--steps", "10", "--eval-episodes", "0", "--quiet", "--out", str(run)]
-        subprocess.run(command, check=True)
-        parameters = json.loads((run / "summary.json").read_text())["parameters"]
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    model = 4 * parameters["total"] + 3 * 4 * parameters["trainable"]  # weights; gradients and two moments
-    limit = data + model + ALLOWANCE
-    mib = 1 << 20
-    print(
-        f"dataset {data / mib:.0f} MiB, model and optimiser {model / mib:.0f} MiB, allowance {ALLOWANCE / mib:.0f} MiB"
+    chosen = options(
+        __doc__,
+        lambda parser: parser.add_argument("--steps", type=int, default=1_000_000, help="steps in the dataset"),
     )
-    print(f"peak {peak / mib:.0f} MiB of {limit / mib:.0f} MiB: {'holds' if peak <= limit else 'falls short'}")
+    if chosen.quick:
+        chosen.steps = 20_000
+    episodes = some_episodes(chosen.steps // 1000)
+    size = sum(a.nbytes for a in (episodes.observations, episodes.actions, episodes.rewards))
+    end = ("--eval-episodes", "0", "--quiet", "--device", chosen.device)
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = str(write_d4rl(episodes, folder / "data.hdf5", {}))
+        few = str(write_d4rl(some_episodes(20), folder / "few.hdf5", {}))
+        del episodes
+        train = ("train", "--preset", "lamo-random", *end)
+        peak = run(*train, "--dataset", data, "--steps", "10", "--out", str(folder / "run"))
+        model = weights(folder / "run")
+        limit = size + model + ALLOWANCE
+        told = f"dataset {size / MIB:.0f}, model and optimiser {model / MIB:.0f} MiB"
+        what = f"memory of a run on {chosen.steps:,} steps, tiny"
+        rows.append(Row(what, f"≤ {limit / MIB:.0f} MiB", f"{peak / MIB:.0f} MiB", told, peak <= limit))
+        shape = QUICK if chosen.quick else GPT2
+        write_shape(shape, folder / "lm")
+        big = (*train, "--lm", str(folder / "lm"), "--dataset", few, "--context", "20", "--out", str(folder / "big"))
+        if chosen.device == "cpu":
+            peak, limit = run(*big, "--steps", "2"), LARGEST
+        else:
+            peak, limit = run_on_device(*big, "--steps", "10"), ON_THE_DEVICE
+        model = weights(folder / "big")
+        told = f"model and optimiser {model / MIB:.0f} MiB"
+        what = f"memory of a run, {shape.name}, batch 64 × 20"
+        rows.append(Row(what, f"≤ {limit / MIB:.0f} MiB", f"{peak / MIB:.0f} MiB", told, peak <= limit))
+    tell(rows, chosen)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ forward.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -55,13 +57,22 @@ class ReferenceLearner(nn.Module):
         batch: int = 64,
         text: bool = True,
         vocabulary: int = 50_257,
+        device: str = "cpu",
     ) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.device = torch.device(device)
         self.episodes, self.context, self.batch, self.text, self.vocabulary = episodes, context, batch, text, vocabulary
         config = GPT2Config(
-            n_layer=layers, n_embd=width, n_head=heads, vocab_size=vocabulary, attn_implementation="eager"
+            n_layer=layers,
+            n_embd=width,
+            n_head=heads,
+            vocab_size=vocabulary,
+            bos_token_id=0,
+            eos_token_id=0,
+            attn_implementation="eager",
         )
+        config.loss_type = "ForCausalLM"
         self.lm = GPT2LMHeadModel(config).requires_grad_(False)
         for block in self.lm.transformer.h:
             block.attn.c_attn = LoRA(block.attn.c_attn, width, 3 * width)
@@ -70,6 +81,7 @@ class ReferenceLearner(nn.Module):
         self.embed_action, self.embed_timestep = MLPEmbedding(a, width), nn.Embedding(1024, width)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, a))
+        self.to(self.device)
         self.optimizer = torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=1e-4, eps=1e-6)
         self.rng = np.random.default_rng(0)
         self.mean, self.std = episodes.observations.mean(0), episodes.observations.std(0) + 1e-6
@@ -93,7 +105,7 @@ class ReferenceLearner(nn.Module):
             rows[3].append(np.concatenate([np.zeros(pad), np.arange(begin - lo, end - lo)]))
             rows[4].append(np.concatenate([np.zeros(pad), np.ones(end - begin)]))
         kinds = (torch.float32, torch.float32, torch.float32, torch.long, torch.long)
-        return [torch.from_numpy(np.stack(r)).to(kind) for r, kind in zip(rows, kinds, strict=True)]
+        return [torch.from_numpy(np.stack(r)).to(self.device, kind) for r, kind in zip(rows, kinds, strict=True)]
 
     def forward(self, to_go: Tensor, observations: Tensor, actions: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
         time = self.embed_timestep(timesteps)
@@ -117,10 +129,45 @@ class ReferenceLearner(nn.Module):
         mask = batch[4] > 0
         loss = F.mse_loss(predicted[mask], batch[2][mask])
         if self.text:
-            ids = torch.from_numpy(self.rng.integers(0, self.vocabulary, size=(TEXT_BATCH, TEXT_BLOCK)))
+            ids = self.rng.integers(0, self.vocabulary, size=(TEXT_BATCH, TEXT_BLOCK))
+            ids = torch.from_numpy(ids).to(self.device)
             loss = loss + 0.0 * self.lm(ids, labels=ids).loss  # as shipped: computed, then multiplied by zero
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters(), 0.25)
         self.optimizer.step()
         return loss.item()
+
+    @torch.no_grad()
+    def act(self, to_go: list[float], observations: list[np.ndarray], actions: list[np.ndarray]) -> np.ndarray:
+        """The action (A,) after a history of t steps, whose newest has no action yet: the whole window of K steps,
+        padded on the left, through everything."""
+        self.eval()
+        k, t = self.context, len(observations)
+        real = min(k, t)
+        pad = k - real
+        observed = (np.stack(observations[-real:]) - self.mean) / self.std
+        acted = np.stack([*actions[t - real :], np.zeros(self.episodes.actions.shape[1])])
+        columns = (
+            (np.concatenate([np.zeros(pad), np.asarray(to_go[-real:]) / 1000.0]), torch.float32),
+            (np.concatenate([np.zeros((pad, observed.shape[1])), observed]), torch.float32),
+            (np.concatenate([np.zeros((pad, acted.shape[1])), acted]), torch.float32),
+            (np.concatenate([np.zeros(pad), np.arange(t - real, t)]), torch.long),
+            (np.concatenate([np.zeros(pad), np.ones(real)]), torch.long),
+        )
+        batch = [torch.from_numpy(column)[None].to(self.device, kind) for column, kind in columns]
+        return self(*batch)[0, -1].cpu().numpy()
+
+    def play(self, env: Any, seed: int, horizon: int, target: float = 1000.0) -> int:
+        """One episode in one environment -> its steps."""
+        observation, _ = env.reset(seed=seed)
+        to_go, observations, actions = [target], [observation], []
+        for step in range(horizon):
+            action = self.act(to_go, observations, actions)
+            observation, reward, terminated, truncated, _ = env.step(np.clip(action, -1, 1))
+            if terminated or truncated:
+                return step + 1
+            actions.append(action)
+            to_go.append(to_go[-1] - float(reward))
+            observations.append(observation)
+        return horizon

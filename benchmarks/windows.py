@@ -2,60 +2,44 @@
 
     OMP_NUM_THREADS=1 python benchmarks/windows.py
 
-1 M steps in memory (17 numbers per observation, 6 per action), batches of 64 windows of 20 steps. The reference, in
-the same run, works like the sample-by-sample builder of the Decision Transformer repository: slice, pad and stack each
-window in Python, with the return-to-go looked up, not summed anew. Times are of the processor, medians over interleaved
-rounds: others on the machine slow both alike.
+1 M steps in memory (17 numbers per observation, 6 per action), batches of 64 windows of 20 steps. Two references, in
+the same run: the released code's way (benchmarks/reference.py), which sums rewards anew for each window, and a loop
+that slices, pads and stacks each window with the return-to-go looked up. Times are of the processor, medians over
+interleaved rounds: others on the machine slow all alike.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
+from common import BATCH, K, Row, options, some_episodes, tell
+from reference import ReferenceLearner
 
-from lamo.data import Episodes, Windows
+from lamo.data import Episodes, Statistics, Windows
 from lamo.data.windows import WindowBatch
 
-
-def make_log(steps: int, length: int, rng: np.random.Generator) -> Episodes:
-    """A log of equally long episodes."""
-    count = steps // length
-    return Episodes(
-        observations=rng.standard_normal((count * length, 17), dtype=np.float32),
-        actions=rng.standard_normal((count * length, 6), dtype=np.float32),
-        rewards=rng.standard_normal(count * length, dtype=np.float32),
-        offsets=np.arange(count + 1, dtype=np.int64) * length,
-        terminated=np.zeros(count, bool),
-        truncated=np.ones(count, bool),
-        ids=np.arange(count, dtype=np.int64),
-    )
+LIMIT = 0.15e-3  # seconds
 
 
-def one_by_one(episodes: Episodes, context: int, batch: int, rng: np.random.Generator) -> WindowBatch:
-    """The reference: the same windows, built in a loop."""
-    mean, std = episodes.statistics_of_run
+def one_by_one(episodes: Episodes, statistics: Statistics, rng: np.random.Generator) -> WindowBatch:
+    """The same windows, built in a loop."""
     parts: list[list[np.ndarray]] = [[], [], [], [], []]
-    for step in rng.integers(episodes.steps, size=batch):
+    for step in rng.integers(episodes.steps, size=BATCH):
         after = int(np.searchsorted(episodes.offsets, step, side="right"))
-        start, end = int(episodes.offsets[after - 1]), min(int(step) + context, int(episodes.offsets[after]))
-        pad = context - (end - int(step))
+        start, end = int(episodes.offsets[after - 1]), min(int(step) + K, int(episodes.offsets[after]))
+        pad = K - (end - int(step))
         window = slice(int(step), end)
-        observations = (episodes.observations[window] - mean) / std
-        for part, value in zip(
-            parts,
-            (
-                (episodes.returns_to_go[window] / 1000).astype(np.float32),
-                observations,
-                episodes.actions[window],
-                np.arange(step - start, end - start),
-                np.ones(end - int(step), bool),
-            ),
-            strict=True,
-        ):
+        values = (
+            (episodes.returns_to_go[window] / 1000).astype(np.float32),
+            (episodes.observations[window] - statistics.mean) / statistics.std,
+            episodes.actions[window],
+            np.arange(step - start, end - start),
+            np.ones(end - int(step), bool),
+        )
+        for part, value in zip(parts, values, strict=True):
             part.append(np.concatenate([np.zeros((pad, *value.shape[1:]), value.dtype), value]))
     return WindowBatch(*(np.stack(part) for part in parts))
 
@@ -69,48 +53,36 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1_000_000, help="steps in the log")
-    parser.add_argument("--rounds", type=int, default=30, help="rounds; each times both ways")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    rows = []
-    for length in (1000, 100, 50):
-        episodes = make_log(options.steps, length, rng)
-        windows = Windows(episodes, 20, return_scale=1000.0)
-        object.__setattr__(episodes, "statistics_of_run", windows.statistics)  # the reference must not recompute them
-        ours = one_by_one(episodes, 20, 64, np.random.default_rng(1))
-        for mine, theirs in zip(windows.sample(np.random.default_rng(1), 64), ours, strict=True):
+    chosen = options(
+        __doc__,
+        lambda parser: (
+            parser.add_argument("--steps", type=int, default=1_000_000, help="steps in the log"),
+            parser.add_argument("--rounds", type=int, default=15, help="rounds; each times every way"),
+        ),
+    )
+    if chosen.quick:
+        chosen.steps, chosen.rounds = 20_000, 2
+    rng, rows = np.random.default_rng(0), []
+    for length in (1000, 100):
+        episodes = some_episodes(chosen.steps // length, length)
+        windows = Windows(episodes, K, return_scale=1000.0)
+        loop = one_by_one(episodes, windows.statistics, np.random.default_rng(1))
+        for mine, theirs in zip(windows.sample(np.random.default_rng(1), BATCH), loop, strict=True):
             np.testing.assert_array_equal(mine, theirs)  # the same work, or the ratio means nothing
-        times = [
-            (
-                seconds(lambda w=windows: w.sample(rng, 64), 100),
-                seconds(lambda e=episodes: one_by_one(e, 20, 64, rng), 10),
-            )
-            for _ in range(options.rounds)
-        ]
-        fast, slow = np.median(times, axis=0)
-        rows.append(
-            {
-                "episode_steps": length,
-                "milliseconds": 1e3 * fast,
-                "milliseconds_fastest": 1e3 * min(f for f, _ in times),
-                "reference_milliseconds": 1e3 * slow,
-                "ratio": float(np.median([s / f for f, s in times])),
-            }
+        published = ReferenceLearner(episodes, 1, 64, 1, text=False, vocabulary=100)
+        ways = (
+            (lambda w=windows: w.sample(rng, BATCH), 100),
+            (published.windows, 3),
+            (lambda e=episodes, w=windows: one_by_one(e, w.statistics, rng), 10),
         )
-    if options.json:
-        print(json.dumps({"steps": options.steps, "batch": 64, "context": 20, "rows": rows}))
-        return
-    print(f"64 windows of 20 steps from {options.steps:,} steps, one core")
-    print("episode   lamo, median (fastest)   one by one    ratio")
-    for row in rows:
-        print(
-            f"{row['episode_steps']:>5}     {row['milliseconds']:.3f} ms ({row['milliseconds_fastest']:.3f})"
-            f"         {row['reference_milliseconds']:.2f} ms      {row['ratio']:.0f} x"
-        )
+        times = [[seconds(way, count) for way, count in ways] for _ in range(chosen.rounds)]
+        fast, slow, looped = (statistics.median(column) for column in zip(*times, strict=True))
+        what = f"{BATCH} windows of {K} from {chosen.steps:,} steps in episodes of {length}, one core"
+        if length == 1000:
+            told = f"{slow / fast:.0f} × the reference, {1e3 * slow:.2f} ms"
+            rows.append(Row(what, f"≤ {1e3 * LIMIT:g} ms", f"{1e3 * fast:.3f} ms", told, fast <= LIMIT))
+        rows.append(Row(what, "–", f"{looped / fast:.1f} × a loop", f"returns looked up; {1e3 * fast:.3f} ms", None))
+    tell(rows, chosen)
 
 
 if __name__ == "__main__":

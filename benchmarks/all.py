@@ -1,0 +1,60 @@
+"""Every benchmark, each in a process of its own, and one table at the end: what `make bench` runs.
+
+python benchmarks/all.py [--quick] [--device cuda] [--out FILE.md]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import Row, floor_dtype, machine, options, table, tell
+
+PARTS = (
+    ("windows.py",),
+    ("startup.py",),
+    ("actions.py",),
+    ("actions.py", "--size", "gpt2"),
+    ("evaluation.py",),
+    ("packed.py",),
+    ("memory.py",),
+    ("step.py",),
+    ("step.py", "--size", "gpt2"),
+)
+
+
+def main() -> None:
+    chosen = options(
+        __doc__, lambda parser: parser.add_argument("--out", type=Path, help="also write the table into this file")
+    )
+    began, rows, failed = time.perf_counter(), [], []
+    for script, *arguments in PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            found = Path(folder) / "rows.json"
+            command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+            command += ["--device", chosen.device, "--json", str(found), *(["--quick"] if chosen.quick else [])]
+            start = time.perf_counter()
+            print(f"== {script} {' '.join(arguments)}", flush=True)
+            if subprocess.run(command).returncode:
+                failed.append(" ".join((script, *arguments)))
+                continue
+            rows += [Row(**row) for row in json.loads(found.read_text())]
+            print(f"   {time.perf_counter() - start:.0f} s", flush=True)
+    dtype = str(floor_dtype(chosen.device)).removeprefix("torch.")
+    note = (
+        f"{machine(chosen.device)}; floors over {dtype} products; {(time.perf_counter() - began) / 60:.1f} min in all"
+    )
+    print(f"\n{note}\n")
+    tell(rows, chosen)
+    if chosen.out:
+        chosen.out.write_text(f"{note}\n\n{table(rows)}\n")
+    if failed:
+        raise SystemExit(f"did not run: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""On a CUDA device: a step and an evaluation are those of the processor, within stated tolerances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lamo.algorithms.sequence import SequenceLearner
+from lamo.algorithms.settings import SequenceSettings
+from lamo.config import Spec
+from lamo.data.episodes import Episodes
+from lamo.evaluate import rollout
+from lamo.policy import Policy
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+
+S, A = 12, 2  # as in Reacher2d
+# float32 against float32: sums in another order. bfloat16 against float32: 8 bits of mantissa through a few layers.
+# The gradient of one small parameter may be a sum that nearly cancels, so `each` is wider than all gradients together.
+EXACT = {"loss": 1e-4, "each": 1e-3, "gradient": 1e-3, "action": 1e-3}
+ROUNDED = {"loss": 0.02, "each": 1.0, "gradient": 0.1, "action": 0.05}
+
+
+def episodes() -> Episodes:
+    rng = np.random.default_rng(0)
+    n, count = 400, 8
+    return Episodes(
+        observations=rng.standard_normal((n, S), dtype=np.float32),
+        actions=np.tanh(rng.standard_normal((n, A), dtype=np.float32)),
+        rewards=rng.random(n, dtype=np.float32),
+        offsets=np.arange(count + 1, dtype=np.int64) * (n // count),
+        terminated=np.zeros(count, bool),
+        truncated=np.ones(count, bool),
+        ids=np.arange(count, dtype=np.int64),
+    )
+
+
+def learner(lm: Path, device: str, **settings: Any) -> SequenceLearner:
+    """Without dropout, whose masks a GPU draws from a stream of its own."""
+    reads: dict[str, Any] = {"corpus": ("none",), "language_weight": 0.0}
+    still: dict[str, Any] = {"dropout": 0.0, "lora_dropout": 0.0, "context": 5, "warmup_steps": 1}
+    chosen = SequenceSettings(lm=str(lm), **{**reads, **still, **settings})
+    spec = Spec(S, A, "continuous", (-1.0,) * A, (1.0,) * A, 100, 10.0, (40.0,), "Reacher2d-v0")
+    made = SequenceLearner(chosen, spec, episodes(), device=device, batch_size=16)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # adapters as they are once training has begun: not zero
+        for name, p in sorted(made.model.named_parameters()):
+            if "lora_B" in name:
+                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
+    return made
+
+
+def distance(ours: torch.Tensor, exact: torch.Tensor) -> float:
+    """Relative, in norms."""
+    ours, exact = ours.detach().cpu().float(), exact.detach().cpu().float()
+    return float((ours - exact).norm() / exact.norm().clamp_min(1e-6))
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"dtype": "float32"}, EXACT),
+        ({"dtype": "float32", "blocks": "library"}, EXACT),
+        ({"dtype": "float32", "span": 3}, EXACT),
+        ({"dtype": "float32", "language_weight": 0.1, "text_block": 32}, EXACT),
+        ({"dtype": "float32", "adapt": "full"}, EXACT),
+        ({}, ROUNDED),
+    ],
+    ids=["float32", "library", "banded", "text", "full", "bfloat16"],
+)
+def test_a_step_is_the_processors(
+    small_lm: Path, tmp_path: Path, settings: dict[str, Any], tolerance: dict[str, float]
+) -> None:
+    if settings.get("language_weight"):
+        text = tmp_path / "text.txt"
+        text.write_text("reach the target with two links and a small torque " * 100)
+        settings = {**settings, "corpus": (str(text),)}
+    results = []
+    for device, chosen in (("cpu", {**settings, "dtype": "float32"}), ("cuda", settings)):
+        made = learner(small_lm, device, **chosen)
+        row = made.update(next(made.batches(np.random.default_rng(0))))
+        grads = {name: p.grad for name, p in made.model.named_parameters() if p.grad is not None}
+        results.append((row, grads))
+    (exact, exact_grads), (ours, grads) = results
+    for name in ("loss", "action_loss", "gradient_norm"):
+        assert ours[name] == pytest.approx(exact[name], rel=tolerance["loss"])
+    assert grads.keys() == exact_grads.keys()
+    for name, value in exact_grads.items():
+        assert distance(grads[name], value) < tolerance["each"], name
+    together = [torch.cat([each[name].flatten().cpu() for name in exact_grads]) for each in (grads, exact_grads)]
+    assert distance(*together) < tolerance["gradient"]
+
+
+@pytest.mark.parametrize(("settings", "tolerance"), [({"dtype": "float32"}, EXACT), ({}, ROUNDED)])
+@pytest.mark.parametrize("span", [None, 3])
+def test_actions_are_the_processors(
+    small_lm: Path, settings: dict[str, Any], tolerance: dict[str, float], span: int | None
+) -> None:
+    """The same observations to both, beyond the first full window, with episodes that drop out."""
+    policies: list[Policy] = [
+        learner(small_lm, device, span=span, **chosen).policy()
+        for device, chosen in (("cpu", {"dtype": "float32"}), ("cuda", settings))
+    ]
+    rng = np.random.default_rng(0)
+    for policy in policies:
+        policy.reset(6, np.linspace(10, 60, 6))
+    for step in range(9):
+        rows = np.arange(6) if step < 4 else np.array([0, 2, 5])
+        observations, rewards = rng.standard_normal((len(rows), S), dtype=np.float32), rng.random(len(rows))
+        exact, ours = (policy.act(observations, rewards if step else None, rows) for policy in policies)
+        np.testing.assert_allclose(ours, exact, atol=tolerance["action"])
+
+
+def test_an_evaluation_is_the_processors(small_lm: Path) -> None:
+    """Returns and lengths of whole episodes in Reacher2d; a return counts steps near the target."""
+    records = []
+    for device in ("cpu", "cuda"):
+        policy = learner(small_lm, device, dtype="float32").policy()
+        records.append(rollout(policy, "Reacher2d-v0", [40.0, 76.0], 3, 0, horizon=20))
+    for exact, ours in zip(*records, strict=True):
+        assert (ours["seed"], ours["length"]) == (exact["seed"], exact["length"])
+        assert ours["return"] == pytest.approx(exact["return"], abs=1.0)
+
+
+def test_training_packed_and_resuming(small_lm: Path) -> None:
+    """With dropout: the loss falls, and a learner restored from a checkpoint goes on where it was."""
+    pair = [learner(small_lm, "cuda", dropout=0.1, lora_dropout=0.1) for _ in range(2)]
+    assert SequenceLearner.pack(pair) is None
+    streams = [each.batches(np.random.default_rng(i)) for i, each in enumerate(pair)]
+    losses = [
+        [row["loss"] for row in SequenceLearner.update_together(pair, [next(stream) for stream in streams])]
+        for _ in range(60)
+    ]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    fresh = learner(small_lm, "cuda")
+    fresh.load_state_dict({name: tensor.cpu() for name, tensor in pair[0].state_dict().items()})
+    assert fresh.steps == 60
+    for (name, mine), theirs in zip(fresh.model.named_parameters(), pair[0].model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, msg=name)
