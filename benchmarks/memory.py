@@ -35,8 +35,9 @@ sys.exit(code)
 
 def run(*arguments: str) -> int:
     """A `lamo` of its own -> its peak resident memory in bytes."""
-    process = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "lamo", *arguments])
-    _, status, usage = os.wait4(process, 0)
+    process = subprocess.Popen([sys.executable, "-m", "lamo", *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
     if status:
         raise SystemExit(f"lamo {arguments[0]} ended with status {status}")
     return usage.ru_maxrss * 1024

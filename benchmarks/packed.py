@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -30,17 +31,19 @@ AIM, ON_THE_DEVICE = 1.3, 2.0
 SEEDS = ("0", "1", "2", "3")
 
 
-def start(arguments: list[str], threads: int | None) -> int:
-    """A `lamo train` of its own, with so many threads (None: as many as there are) -> its process id."""
+def start(arguments: list[str], threads: int | None) -> subprocess.Popen[bytes]:
+    """A `lamo train` of its own, with so many threads (None: as many as there are)."""
     environment = dict(os.environ) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     if threads is None:
         environment.pop("OMP_NUM_THREADS", None)
-    return os.spawnve(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "lamo", "train", *arguments], environment)
+    command = [sys.executable, "-m", "lamo", "train", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
 
 
-def end(process: int) -> float:
+def end(process: subprocess.Popen[bytes]) -> float:
     """Wait for it -> peak resident memory in MiB."""
-    _, status, usage = os.wait4(process, 0)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
     if status:
         raise SystemExit(f"lamo train ended with status {status}")
     return usage.ru_maxrss / 1024
