@@ -64,6 +64,7 @@ class SequenceLearner:
         device: str = "cpu",
         batch_size: int = 64,
         seed: int = 0,
+        steps: int | None = None,  # of the run; warm-up has a length of its own
     ) -> None:
         keep_freed_memory()
         self.settings, self.spec, self.device, self.batch_size = settings, spec, torch.device(device), batch_size
