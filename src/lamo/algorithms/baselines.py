@@ -97,7 +97,8 @@ class Baseline:
 
     def update(self, batch: TransitionBatch) -> dict[str, float]:
         """One gradient step of the method."""
-        self.model.train()
+        if not self.model.actor.training:  # a policy of this learner has acted
+            self.model.train()
         tensors = Batch(*(torch.from_numpy(array).to(self.device) for array in batch))
         values = self.model.update(tensors, self.steps)
         self.steps += 1
@@ -225,7 +226,8 @@ class BaselinePolicy:
             )
         if not np.isfinite(observations).all():
             raise LamoError("policy.act got an observation that holds NaN or infinity; reset the environment")
-        self.actor.eval()
+        if self.actor.training:
+            self.actor.eval()
         output = self.actor(torch.from_numpy((observations - self.mean) / self.std).to(self.device))
         if self.bounds is None:
             actions = output.argmax(-1).cpu().numpy()
