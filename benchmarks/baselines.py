@@ -4,9 +4,10 @@ of the same mathematics, in the same run, on one thread.
     python benchmarks/baselines.py                        batch 256, two hidden layers of 256
     python benchmarks/baselines.py --methods iql td3bc --torchrl      also TorchRL's losses, where it is installed
 
-Both draw their batches from HalfCheetah's shapes (17 numbers, 6 actions; discrete methods: 6 choices). They are timed in
-turn, so that a change of the machine's speed hits both, and by the processor's time of the process, so that what else
-runs on it hits neither. The floor is the step's matrix-product FLOPs over the machine's rate for a product of 256 × 256.
+Both draw their batches from HalfCheetah's shapes (17 numbers, 6 actions; discrete methods: 6 choices). They are timed
+in turn, so that a change of the machine's speed hits both, and by the processor's time of the process, so that what
+else runs on it hits neither. The floor is the step's matrix-product FLOPs over the machine's rate for a product of
+256 × 256.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The methods are modules of their own (`METHODS`); what they share is here: transitions, units, state, files, acting.
 The mathematics is written out (`losses.py`) and not taken from a library: see docs/baselines.md for what was measured,
-and tests/algorithms/test_parity.py, where TorchRL's losses are the reference.
+and tests/algorithms/test_torchrl.py, where TorchRL's losses are the reference.
 """
 
 from __future__ import annotations
