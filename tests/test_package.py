@@ -110,7 +110,11 @@ def test_extras_by_use() -> None:
     assert set(metadata.metadata("lamo").get_all("Provides-Extra") or []) >= REQUIRED
 
 
-OPTIONAL = {"datasets", "pyarrow"}  # imported where the user's data need it; the error says how to install it
+OPTIONAL = {
+    "datasets",
+    "pyarrow",
+    "sklearn",
+}  # imported where the user's data need it; the error says how to install it
 
 
 def test_whatever_is_imported_is_declared() -> None:

@@ -61,8 +61,8 @@ class Experiment:
     """
 
     preset: str = "lamo"
-    """What to train. With a language model: `lamo`, `lamo-random` (the control: random, frozen LM). Without: `dt`
-    (Decision Transformer); imitation `bc`, `bc10` (of the best tenth); values `iql`, `cql`, `td3bc`, `bcq`, `nfq`
+    """What to train. With a language model: `lamo`, `lamo-random` (the control: random, frozen LM), `wiki-rl`. Without:
+    `dt` (Decision Transformer); imitation `bc`, `bc10` (of the best tenth); values `iql`, `cql`, `td3bc`, `bcq`, `nfq`
     (docs/baselines.md)."""
     task: str | None = None
     """A row of `lamo tasks`: environment, horizon, return targets and scale, scores, dataset and published settings."""

@@ -108,7 +108,7 @@ def preset(request: pytest.FixtureRequest) -> str:
 def learner(preset: str, lm: Path, kind: str | None = None, seed: int = 0, **changes: Any) -> Any:
     kind = kinds(preset)[0] if kind is None else kind
     rates = {name: 3e-3 for name in ("learning_rate", "actor_learning_rate", "critic_learning_rate")}
-    small = {"context": 5, "width": 32, "autoencoder_width": 32, "text_block": 32}
+    small = {"context": 5, "width": 32, "autoencoder_width": 32, "text_block": 32, "cosine_centres": 16}
     data = changes.pop("data", None)
     name, settings = preset_settings(
         preset, lm=str(lm), warmup_steps=1, iteration_steps=20, sampled_actions=4, **small, **rates, **changes
