@@ -114,6 +114,7 @@ OPTIONAL = {
     "datasets",
     "pyarrow",
     "huggingface_hub",
+    "sklearn",
 }  # imported where the user's data need it; the error says how to install it
 
 

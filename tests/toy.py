@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from lamo.algorithms import ALGORITHMS, PRESETS
+from lamo.algorithms import ALGORITHMS, PRESETS, Algorithm
 from lamo.config import Spec
 from lamo.data.episodes import Episodes
 from lamo.data.sources.d4rl import write_d4rl
@@ -59,7 +59,15 @@ class ToyLearner:
     name = "toy"
 
     def __init__(
-        self, settings: ToySettings, spec: Spec, episodes: Episodes, *, device: str, batch_size: int, seed: int
+        self,
+        settings: ToySettings,
+        spec: Spec,
+        episodes: Episodes,
+        *,
+        device: str,
+        batch_size: int,
+        seed: int,
+        steps: int,
     ) -> None:
         self.settings, self.spec, self.episodes, self.batch_size = settings, spec, episodes, batch_size
         self.net = network(spec)
@@ -162,7 +170,7 @@ def write_dataset(path: Path, episodes: int = 12, env: str | None = ENV, seed: i
     return write_d4rl(data, path, {"env_id": env} if env else None)
 
 
-ALGORITHMS["toy"] = ("toy:ToyLearner", ToySettings)
+ALGORITHMS["toy"] = Algorithm("toy:ToyLearner", ToySettings)
 PRESETS["toy"] = ("toy", {}, "a toy")
 PRESETS["toy-fast"] = ("toy", {"learning_rate": 0.1}, "a toy in a hurry")
 if ENV not in gymnasium.registry:

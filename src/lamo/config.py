@@ -16,11 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lamo.algorithms import PRESETS, preset_settings, settings_type
+from lamo.algorithms import PRESETS, preset_algorithm, preset_settings, settings_type
 from lamo.errors import LamoError, warn
 from lamo.tasks import get_task, nearest
 
-STEPS, BATCH_SIZE = 10_000, 64
 DEVICES = r"auto|cpu|cuda(:\d+)?"
 MAX_SEED, MAX_EPISODES = 99_999, 10_000  # evaluation seeds are base + 10 000 · seed + episode and must stay below 2³²
 
@@ -44,7 +43,7 @@ class Spec:
     return_scale: float
     """Returns-to-go are divided by this."""
     targets: tuple[float, ...]
-    """Returns that the policy is asked for in evaluation."""
+    """Returns that the policy is asked for in evaluation; none for a policy that cannot be asked."""
     env: str | None = None
     """Gymnasium id, None for data without an environment."""
     score_range: tuple[float, float] | None = None
@@ -62,7 +61,9 @@ class Experiment:
     """
 
     preset: str = "lamo"
-    """What to train: `lamo`, `lamo-random` (the control: random, frozen LM) or `dt` (Decision Transformer)."""
+    """What to train. With a language model: `lamo`, `lamo-random` (the control: random, frozen LM), `wiki-rl`. Without:
+    `dt` (Decision Transformer); imitation `bc`, `bc10` (of the best tenth); values `iql`, `cql`, `td3bc`, `bcq`, `nfq`
+    (docs/baselines.md)."""
     task: str | None = None
     """A row of `lamo tasks`: environment, horizon, return targets and scale, scores, dataset and published settings."""
     dataset: str | None = None
@@ -94,7 +95,8 @@ class Experiment:
     """Evaluation episodes per return target; 0 trains without an environment."""
     targets: tuple[float | Literal["auto"], ...] | None = None
     """Returns that the policy is asked for. By default the task's, else two taken from the returns in the data. `auto`
-    adds one that is chosen from the data when training has ended (docs/selection.md)."""
+    adds one that is chosen from the data when training has ended (docs/selection.md). None for a method whose policy is
+    not asked for a return."""
     checkpoint_every: int = 1_000
     """Gradient steps between checkpoints; 0 saves only at the end and when interrupted."""
     log_every: int = 50
@@ -108,11 +110,13 @@ class Experiment:
         if self.preset not in PRESETS:
             raise LamoError(f"unknown preset {self.preset!r}; {nearest(self.preset, PRESETS)}")
         task = get_task(self.task) if self.task is not None else None
-        row = dict(task.settings) if task else {}
-        fill: dict[str, Any] = {"steps": row.get("steps", STEPS), "batch_size": row.get("batch_size", BATCH_SIZE)}
+        kind = preset_algorithm(self.preset)
+        # A task's published settings are those of return-conditioned models; other methods share only their names.
+        row = dict(task.settings) if task and kind.conditioned else {}
+        fill: dict[str, Any] = {name: row.get(name, getattr(kind, name)) for name in ("steps", "batch_size")}
         fill["algorithm"] = preset_settings(self.preset, **row)[1]
         if task:
-            fill |= {"dataset": task.dataset, "env": task.env, "targets": task.targets}
+            fill |= {"dataset": task.dataset, "env": task.env, "targets": task.targets if kind.conditioned else None}
         for name, value in fill.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -143,6 +147,8 @@ class Experiment:
             if value < low or (high is not None and value > high):
                 allowed = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise LamoError(f"{flag(name)} {value} must be {allowed}")
+        if self.targets is not None and not self.conditioned:
+            raise LamoError(f"--targets: the policy of preset {self.preset} is not asked for a return; drop it")
         if self.targets is not None and (not self.targets or not all(map(math.isfinite, self.fixed_targets))):
             raise LamoError("--targets must be one or more finite returns, such as --targets 40 76")
         if self.targets is not None and len(set(self.targets)) < len(self.targets):
@@ -150,6 +156,11 @@ class Experiment:
             raise LamoError(f"--targets {given} names a return twice; give each once")
         if not re.fullmatch(DEVICES, self.device):
             raise LamoError(f"--device {self.device} is not known; use cpu, cuda, cuda:N or auto")
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the policy is asked for a return."""
+        return preset_algorithm(self.preset).conditioned
 
     @property
     def fixed_targets(self) -> tuple[float, ...]:
@@ -199,6 +210,8 @@ class Experiment:
         preset, task = changes.pop("preset", self.preset), changes.pop("task", self.task)
         carried = {name: value for name, value in self.departures().items() if name not in ("preset", "task")}
         known = _names(Experiment) | _names(type(Experiment(preset=preset).algorithm))
+        if not Experiment(preset=preset).conditioned:
+            known -= {"targets"}
         for name in [name for name in carried if name not in known]:
             warn(f"preset {preset} has no setting {flag(name)}; it is left out")
             del carried[name]

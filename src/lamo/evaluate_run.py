@@ -52,7 +52,7 @@ def evaluate(
                     f"the policy of {run} {spec.observation_dim} and {spec.action_dim}; give one that fits"
                 )
     policy = load_policy(run, device)
-    wanted = tuple(target for target in targets or () if target != "auto") or spec.targets
+    wanted = tuple(target for target in targets or () if target != "auto") or spec.targets or (None,)
     choice: dict[str, Any] = {}
     if "auto" in (targets or ()):
         choice = {"auto_target": _choose(run, policy, spec)}

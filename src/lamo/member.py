@@ -161,7 +161,7 @@ class Member:
             if not math.isfinite(value):
                 last = self.run.last_checkpoint()
                 kept = f"the last good checkpoint is of step {last}" if last else "there is no checkpoint yet"
-                hint = "lower --learning-rate or look at the data"
+                hint = "lower the learning rate or look at the data"
                 raise LamoError(f"{self.run.path}: {name} is {value} at step {self.at.step}; {kept}; {hint}")
 
     def _save(self) -> None:
@@ -214,7 +214,7 @@ class Member:
                     rows = rollout(
                         self.learner.policy(),
                         setup.task.env,
-                        setup.task.targets,
+                        setup.task.targets or (None,),
                         experiment.eval_episodes,
                         experiment.seed,
                         setup.task.score,

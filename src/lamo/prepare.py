@@ -84,7 +84,7 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None) -> Setup:
         task = replace(task, env=env or task.env, horizon=horizon)
     else:
         task = task_for_env(env or episodes.source, episodes, facts.limit)
-    task = replace(task, targets=experiment.fixed_targets or task.targets)
+    task = replace(task, targets=(experiment.fixed_targets or task.targets) if experiment.conditioned else ())
     spec = Spec(
         observation_dim=episodes.observations.shape[1],
         action_dim=facts.action_dim,

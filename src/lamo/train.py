@@ -141,6 +141,7 @@ def _build(experiment: Experiment, loaded: Episodes | None = None) -> tuple[Setu
         device=setup.device,
         batch_size=experiment.batch_size,
         seed=experiment.seed,
+        steps=experiment.steps,
     )
     return setup, learner
 

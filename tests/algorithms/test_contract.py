@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lamo.algorithms import PRESETS, get_algorithm, preset_settings
+from lamo.algorithms import PRESETS, get_algorithm, preset_algorithm, preset_settings
+from lamo.algorithms.baselines import METHODS
 from lamo.config import Spec
 from lamo.data.episodes import Episodes
 from lamo.errors import LamoError
@@ -56,16 +57,69 @@ def spec(kind: str = "continuous") -> Spec:
     )
 
 
-@pytest.fixture(params=list(PRESETS))
+def guesses(kind: str) -> Episodes:
+    """Episodes of one step: the reward is how near the action is to a function of the state, around which it lies."""
+    rng = np.random.default_rng(1)
+    n = 400
+    observations = rng.normal(size=(n, 3)).astype(np.float32)
+    right = best_guess(observations, kind)
+    if kind == "continuous":
+        actions = np.clip(right + 0.4 * rng.normal(size=right.shape), -0.9, 0.9).astype(np.float32)
+    else:
+        actions = np.where(rng.random(n) < 0.6, right, 1 - right)
+    return Episodes(
+        observations=observations,
+        actions=actions,
+        rewards=guess_rewards(observations, actions, kind),
+        offsets=np.arange(n + 1),
+        terminated=np.ones(n, bool),
+        truncated=np.zeros(n, bool),
+        ids=np.arange(n),
+        final_observations=None,
+        metadata={},
+    )
+
+
+def best_guess(observations: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "continuous":
+        return np.clip(observations[:, :2], -0.7, 0.7)
+    return (observations[:, 0] > 0).astype(np.int64)
+
+
+def guess_rewards(observations: np.ndarray, actions: np.ndarray, kind: str) -> np.ndarray:
+    error = np.abs(actions - best_guess(observations, kind))
+    return (1 - (error.mean(1) if kind == "continuous" else error)).astype(np.float32)
+
+
+def kinds(preset: str) -> list[str]:
+    """The kinds of actions that a preset is for."""
+    return list(METHODS.get(PRESETS[preset][0], ["continuous", "discrete"]))
+
+
+OWN = [preset for preset in PRESETS if preset_algorithm(preset).learner.startswith("lamo.")]  # other tests add toys
+BOTH = [(preset, kind) for preset in OWN for kind in kinds(preset)]
+
+
+@pytest.fixture(params=OWN)
 def preset(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def learner(preset: str, lm: Path, kind: str = "continuous", seed: int = 0, **changes: Any) -> Any:
+def learner(preset: str, lm: Path, kind: str | None = None, seed: int = 0, **changes: Any) -> Any:
+    kind = kinds(preset)[0] if kind is None else kind
+    rates = {name: 3e-3 for name in ("learning_rate", "actor_learning_rate", "critic_learning_rate")}
+    small = {"context": 5, "width": 32, "autoencoder_width": 32, "text_block": 32, "cosine_centres": 16}
+    data = changes.pop("data", None)
     name, settings = preset_settings(
-        preset, lm=str(lm), context=5, width=32, text_block=32, warmup_steps=1, learning_rate=3e-3, **changes
+        preset, lm=str(lm), warmup_steps=1, iteration_steps=20, sampled_actions=4, **small, **rates, **changes
     )
-    return get_algorithm(name)(settings, spec(kind), episodes(kind), batch_size=16, seed=seed)
+    return get_algorithm(name)(settings, spec(kind), data or episodes(kind), batch_size=16, seed=seed)
+
+
+def begin(policy: Any, targets: Any) -> Any:
+    """`policy` after a reset that asks for `targets`, where it can be asked."""
+    policy.reset(len(targets), np.asarray(targets, float) if policy.default_target is not None else None)
+    return policy
 
 
 def train(agent: Any, steps: int, seed: int = 0) -> list[dict[str, float]]:
@@ -73,12 +127,29 @@ def train(agent: Any, steps: int, seed: int = 0) -> list[dict[str, float]]:
     return [agent.update(next(batches)) for _ in range(steps)]
 
 
-@pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_it_learns(preset: str, kind: str, small_lm: Path) -> None:
+@pytest.mark.parametrize(("preset", "kind"), [pair for pair in BOTH if preset_algorithm(pair[0]).conditioned])
+def test_it_learns_to_imitate(preset: str, kind: str, small_lm: Path) -> None:
     log = train(learner(preset, small_lm, kind), 80)
     first, last = (np.mean([row["action_loss"] for row in rows]) for rows in (log[:10], log[-10:]))
     assert last < 0.75 * first
     assert all(np.isfinite(v) for row in log for v in row.values())
+
+
+@pytest.mark.parametrize(("preset", "kind"), [pair for pair in BOTH if not preset_algorithm(pair[0]).conditioned])
+def test_it_learns_to_earn_more_than_the_data(preset: str, kind: str, small_lm: Path) -> None:
+    data = guesses(kind)
+    agent = learner(preset, small_lm, kind, data=data)
+    log = train(agent, 150)
+    assert all(np.isfinite(v) for row in log for v in row.values())
+    observations = np.random.default_rng(7).normal(size=(200, 3)).astype(np.float32)
+    actions = begin(agent.policy(), np.zeros(200)).act(observations)
+    assert guess_rewards(observations, actions, kind).mean() > data.rewards.mean() + 0.1
+
+
+def test_a_kind_of_actions_that_it_is_not_for_is_refused(preset: str, small_lm: Path) -> None:
+    for kind in {"continuous", "discrete"} - set(kinds(preset)):
+        with pytest.raises(LamoError, match=f"{preset} is for actions.*use bc, iql, cql.*or "):
+            learner(preset, small_lm, kind)
 
 
 def test_two_runs_with_one_seed_agree(preset: str, small_lm: Path) -> None:
@@ -109,7 +180,8 @@ def test_state_goes_on_bit_identically(preset: str, small_lm: Path) -> None:
 
 def test_frozen_weights_stay(preset: str, small_lm: Path) -> None:
     agent = learner(preset, small_lm)
-    frozen = {n: p.detach().clone() for n, p in agent.model.named_parameters() if not p.requires_grad}
+    named = [(n, p) for n, p in agent.model.named_parameters() if not n.startswith("target")]  # targets follow
+    frozen = {n: p.detach().clone() for n, p in named if not p.requires_grad}
     trained = {n: p.detach().clone() for n, p in agent.model.named_parameters() if p.requires_grad}
     train(agent, 3)
     now = dict(agent.model.named_parameters())
@@ -117,7 +189,7 @@ def test_frozen_weights_stay(preset: str, small_lm: Path) -> None:
     assert any(not torch.equal(now[n], p) for n, p in trained.items())
 
 
-@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+@pytest.mark.parametrize(("preset", "kind"), BOTH)
 def test_a_saved_policy_acts_the_same(preset: str, kind: str, small_lm: Path, tmp_path: Path) -> None:
     agent = learner(preset, small_lm, kind)
     train(agent, 2)
@@ -127,7 +199,7 @@ def test_a_saved_policy_acts_the_same(preset: str, kind: str, small_lm: Path, tm
     observations, rewards = rng.normal(size=(8, 2, 3)), rng.random((8, 2))
     acted = []
     for policy in (agent.policy(), load_policy(tmp_path)):
-        policy.reset(2, np.asarray([8.0, 4.0]))
+        begin(policy, [8.0, 4.0])
         acted.append(
             [policy.act(o, None if t == 0 else r) for t, (o, r) in enumerate(zip(observations, rewards, strict=True))]
         )
@@ -141,8 +213,7 @@ def test_policy_in_a_batch_equals_alone(preset: str, small_lm: Path) -> None:
     train(agent, 2)
     rng = np.random.default_rng(3)
     observations, rewards, targets = rng.normal(size=(8, 3, 3)), rng.random((8, 3)), np.asarray([8.0, 4.0, 1.0])
-    together = agent.policy()
-    together.reset(3, targets)
+    together = begin(agent.policy(), targets)
     # episode 1 ends after five steps: it drops out, the others go on
     joint: list[list[np.ndarray]] = [[], [], []]
     for t in range(8):
@@ -151,8 +222,7 @@ def test_policy_in_a_batch_equals_alone(preset: str, small_lm: Path) -> None:
         for row, action in zip(rows, actions, strict=True):
             joint[row].append(action)
     for row in range(3):
-        alone = agent.policy()
-        alone.reset(1, targets[row : row + 1])
+        alone = begin(agent.policy(), targets[row : row + 1])
         for t in range(len(joint[row])):
             action = alone.act(observations[t, row], None if t == 0 else rewards[t, row])
             np.testing.assert_allclose(action, joint[row][t], atol=1e-5)

@@ -2,7 +2,7 @@
 
 An algorithm is a learner class with
 
-    Learner(settings, spec, episodes, *, device, batch_size, seed)
+    Learner(settings, spec, episodes, *, device, batch_size, seed, steps)       `steps`: how long the run is to be
     batches(rng)            an endless iterator of batches, drawn with `rng` alone
     update(batch)           one gradient step -> {"loss": …}
     policy()                a `lamo.policy.Policy` that acts with the weights of this moment
@@ -16,14 +16,47 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
+from lamo.algorithms.baseline_settings import (
+    BCQSettings,
+    BCSettings,
+    CQLSettings,
+    IQLSettings,
+    NFQSettings,
+    TD3BCSettings,
+)
 from lamo.algorithms.settings import SequenceSettings
 from lamo.errors import LamoError
 
-ALGORITHMS: dict[str, tuple[str, type]] = {
-    # name: (module:class of the learner, its settings)
-    "sequence": ("lamo.algorithms.sequence:SequenceLearner", SequenceSettings),
+
+class Algorithm(NamedTuple):
+    """A row of `ALGORITHMS`."""
+
+    learner: str
+    """module:class."""
+    settings: type
+    """The frozen dataclass of its settings."""
+    batch_size: int = 64
+    """Windows or transitions per gradient step, unless told otherwise."""
+    steps: int = 10_000
+    """Gradient steps, unless told otherwise."""
+    conditioned: bool = True
+    """Whether its policy is asked for a return. If so, a task's row speaks to it too: targets, published settings."""
+
+
+def _baseline(settings: type) -> Algorithm:
+    return Algorithm("lamo.algorithms.baselines:Baseline", settings, batch_size=256, steps=100_000, conditioned=False)
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "sequence": Algorithm("lamo.algorithms.sequence:SequenceLearner", SequenceSettings),
+    "bc": _baseline(BCSettings),
+    "iql": _baseline(IQLSettings),
+    "cql": _baseline(CQLSettings),
+    "td3bc": _baseline(TD3BCSettings),
+    "bcq": _baseline(BCQSettings),
+    "nfq": _baseline(NFQSettings),
 }
 
 PRESETS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -51,6 +84,26 @@ PRESETS: dict[str, tuple[str, dict[str, Any], str]] = {
         },
         "Decision Transformer: a small GPT-2 trained from scratch (arXiv 2106.01345)",
     ),
+    "wiki-rl": (
+        "sequence",
+        {
+            "adapt": "full",
+            "embedding": "linear",
+            "action_head": "linear",
+            "tanh_head": True,
+            "cosine_weight": 0.1,
+            "dropout": 0.2,
+            "weight_decay": 1e-4,
+        },
+        "Wiki-RL: a pretrained LM, trained in full, with inputs drawn towards words (arXiv 2201.12122)",
+    ),
+    "bc": ("bc", {}, "behaviour cloning"),
+    "bc10": ("bc", {"top_fraction": 0.1}, "behaviour cloning of the tenth of the episodes with the highest return"),
+    "iql": ("iql", {}, "implicit Q-learning (arXiv 2110.06169)"),
+    "cql": ("cql", {}, "conservative Q-learning (arXiv 2006.04779)"),
+    "td3bc": ("td3bc", {}, "TD3+BC, continuous actions (arXiv 2106.06860)"),
+    "bcq": ("bcq", {}, "batch-constrained Q-learning (arXiv 1812.02900, 1910.01708)"),
+    "nfq": ("nfq", {}, "neural fitted Q iteration, discrete actions (Riedmiller 2005)"),
 }
 
 
@@ -62,16 +115,25 @@ def _lookup(table: dict[str, Any], name: str, what: str) -> Any:
     return table[name]
 
 
+def algorithm_row(name: str) -> Algorithm:
+    """The row of an algorithm. Raises `LamoError` for an unknown name, and says the nearest."""
+    return _lookup(ALGORITHMS, name, "algorithm")
+
+
 def get_algorithm(name: str) -> Any:
     """The learner class of an algorithm; imports it (and torch) now."""
-    path, _ = _lookup(ALGORITHMS, name, "algorithm")
-    module, attribute = path.split(":")
+    module, attribute = algorithm_row(name).learner.split(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 def settings_type(name: str) -> type:
     """The frozen dataclass of an algorithm's settings."""
-    return _lookup(ALGORITHMS, name, "algorithm")[1]
+    return algorithm_row(name).settings
+
+
+def preset_algorithm(name: str) -> Algorithm:
+    """The row of a preset's algorithm."""
+    return algorithm_row(_lookup(PRESETS, name, "preset")[0])
 
 
 def preset_settings(name: str, **overrides: Any) -> tuple[str, Any]:

@@ -19,6 +19,7 @@ from lamo.data.episodes import Episodes, Statistics
 from lamo.data.text import random_blocks
 from lamo.data.windows import WindowBatch, Windows
 from lamo.errors import LamoError
+from lamo.models.alignment import alignment, alignment_weight, word_centres
 from lamo.models.backbone import load_language_model, weights_digest
 from lamo.models.cpu import keep_freed_memory
 from lamo.models.dropout import Masks
@@ -64,6 +65,7 @@ class SequenceLearner:
         device: str = "cpu",
         batch_size: int = 64,
         seed: int = 0,
+        steps: int | None = None,  # of the run; warm-up has a length of its own
     ) -> None:
         keep_freed_memory()
         self.settings, self.spec, self.device, self.batch_size = settings, spec, torch.device(device), batch_size
@@ -85,6 +87,9 @@ class SequenceLearner:
                 context = getattr(lm.config, "max_position_embeddings", None) or 1024
                 self.block = min(settings.text_block, context)
                 self.text = corpus_tokens(settings.corpus, lm, tokenizer, self.block)
+        self.centres: Tensor | None = None  # of the word embeddings, for the alignment term
+        if settings.cosine_weight > 0 and self.lm_digest is not None:
+            self.centres = word_centres(lm, self.lm_digest, settings.cosine_centres).to(self.device)
         self.lm_parameters = sum(p.numel() for p in lm.parameters())
         self.model = DecisionModel(lm, settings, spec, self.device).to(self.device)
         self.optimizer = self._optimizer()
@@ -159,8 +164,20 @@ class SequenceLearner:
                 loss, info = results[i]
                 info["language_loss"] = value.detach()
                 results[i] = loss + learner.settings.language_weight * value, info
+        for i, (learner, own) in enumerate(zip(learners, tokens, strict=True)):
+            results[i] = learner._aligned(*results[i], own[:, :-1], token_mask(real[i]))
         torch.stack([loss for loss, _ in results]).sum().backward()
         return [learner._take_step(*result) for learner, result in zip(learners, results, strict=True)]
+
+    def _aligned(
+        self, loss: Tensor, info: dict[str, Tensor], tokens: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics with the alignment term, while its weight is not zero."""
+        weight = self.settings.cosine_weight * alignment_weight(self.steps, self.settings.cosine_steps)
+        if self.centres is None or weight == 0:
+            return loss, info
+        cosine = alignment(tokens, self.centres, mask)
+        return loss - weight * cosine, {**info, "cosine": cosine.detach()}
 
     def _take_step(self, loss: Tensor, info: dict[str, Tensor]) -> dict[str, float]:
         """Clip the gradients that are there, move the parameters."""
@@ -227,6 +244,8 @@ class SequenceLearner:
         state = {f"model.{k}": v for k, v in self._trained().items()}
         for i, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in values.items()}
+        if self.centres is not None:  # k-means on several threads does not round alike twice
+            state["centres"] = self.centres
         return state | {"steps": torch.tensor(self.steps)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -246,6 +265,8 @@ class SequenceLearner:
                 _, i, field = key.split(".", 2)
                 moments.setdefault(int(i), {})[field] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        if self.centres is not None:
+            self.centres = state["centres"].to(self.device)
         self.steps = int(state["steps"])
 
     def _trained(self) -> dict[str, Tensor]:

@@ -92,9 +92,18 @@ class SequenceSettings:
     """Blocks of text per step."""
     text_block: int = 1024
     """Tokens per block of text; cut to the LM's context."""
+    cosine_weight: float = 0.0
+    """Wiki-RL: weight of the largest cosine similarity between each input token and the centres of the LM's word
+    embeddings, which is maximised; 0 costs nothing."""
+    cosine_steps: int = 5_000
+    """Steps by which that weight has vanished, on a logistic curve that is at one half in their middle (published:
+    5000, and 15 000 with a language loss, of 100 000)."""
+    cosine_centres: int = 1_000
+    """Centres that the word embeddings are clustered into by k-means; cut to the LM's vocabulary."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "lora_rank", "context", "text_batch", "text_block"):
+        whole = ("layers", "width", "heads", "lora_rank", "context", "text_batch", "text_block")
+        for name in (*whole, "cosine_steps", "cosine_centres"):
             if getattr(self, name) < 1:
                 raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
         if self.span is not None and not 1 <= self.span <= self.context:
@@ -109,7 +118,7 @@ class SequenceSettings:
                 raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive")
         if self.lm_learning_rate is not None and not self.lm_learning_rate > 0:
             raise LamoError(f"--lm-learning-rate {self.lm_learning_rate} must be positive")
-        for name in ("language_weight", "weight_decay", "warmup_steps"):
+        for name in ("language_weight", "cosine_weight", "weight_decay", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must not be negative")
         if self.initialise == "scratch":
@@ -120,6 +129,8 @@ class SequenceSettings:
                 )
             if self.language_weight > 0:
                 raise LamoError("--initialise scratch has no language model, so --language-weight must be 0")
+            if self.cosine_weight > 0:
+                raise LamoError("--initialise scratch has no words, so --cosine-weight must be 0")
             if self.width % self.heads:
                 raise LamoError(f"--width {self.width} is not divisible by --heads {self.heads}")
         if self.language_weight > 0 and self.corpus in ((), ("none",)):

@@ -229,7 +229,7 @@ def train_ppo(
         from stable_baselines3.common.vec_env import DummyVecEnv
     except ModuleNotFoundError as error:
         raise LamoError(
-            f'training a behaviour policy needs {error.name}, which is not installed: pip install "lamo[baselines]"'
+            f"training a behaviour policy needs {error.name}, which is not installed: pip install stable-baselines3"
         ) from error
 
     from lamo.envs.pool import make

@@ -1,4 +1,4 @@
-"""Batches of windows, and (later) of transitions, drawn from Episodes without a Python loop over samples.
+"""Batches of windows, drawn from Episodes without a Python loop over samples.
 
     episode           s0 s1 s2 s3 s4 s5 s6           7 steps, context K = 5, drawn step i
     i = 1             [s1 s2 s3 s4 s5]               K steps from i on

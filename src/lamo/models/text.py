@@ -24,7 +24,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamo"
 
 
-def _cached(name: str, make: Any) -> np.ndarray:
+def cached(name: str, make: Any) -> np.ndarray:
     """The array stored as `name` in the cache, made and stored first where it is not there. An unreadable cache is
     made again."""
     path = cache_folder() / f"{name}.npy"
@@ -112,7 +112,7 @@ def corpus_tokens(corpus: Sequence[str], lm: Any, tokenizer: Any, block: int) ->
     """
     if tuple(corpus) == ("self",):
         name = f"self-{weights_digest(lm)[:16]}-{block}-{SELF_TOKENS}"
-        ids = _cached(name, lambda: sample_self(lm, block))
+        ids = cached(name, lambda: sample_self(lm, block))
     else:
         if len(corpus) == 1 and _is_dataset(corpus[0]):
             text = _from_hub(corpus[0])
@@ -122,7 +122,7 @@ def corpus_tokens(corpus: Sequence[str], lm: Any, tokenizer: Any, block: int) ->
             hashlib.sha256(text.encode()).hexdigest()[:16]
             + hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
         )
-        ids = _cached(f"text-{digest}", lambda: text_data.tokenize(tokenizer, text))
+        ids = cached(f"text-{digest}", lambda: text_data.tokenize(tokenizer, text))
     # whole blocks are held out, and text is never cut shorter than one block on either side
     held = max(block + 1, int(len(ids) * HELD_OUT) // block * block)
     if len(ids) < held + block + 1:

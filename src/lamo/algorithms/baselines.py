@@ -1,0 +1,237 @@
+"""One learner for imitation and the value-based methods, and the policy that it makes.
+
+The methods are modules of their own (`METHODS`); what they share is here: transitions, units, state, files, acting.
+The mathematics is written out (`losses.py`) and not taken from a library: see docs/baselines.md for what was measured,
+and tests/algorithms/test_torchrl.py, where TorchRL's losses are the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lamo.algorithms import ALGORITHMS, settings_type
+from lamo.algorithms.bc import BC
+from lamo.algorithms.bcq import BCQ, ChoiceBCQ
+from lamo.algorithms.cql import CQL, ChoiceCQL
+from lamo.algorithms.iql import IQL
+from lamo.algorithms.method import Batch, Method
+from lamo.algorithms.nfq import NFQ
+from lamo.algorithms.td3bc import TD3BC
+from lamo.config import Spec
+from lamo.data.episodes import Episodes, Statistics
+from lamo.data.transitions import TransitionBatch, Transitions, best_episodes, return_range_scale
+from lamo.errors import LamoError
+from lamo.models.cpu import keep_freed_memory
+
+METHODS: dict[str, dict[str, type[Method]]] = {
+    # algorithm: {kind of actions: its method}
+    "bc": {"continuous": BC, "discrete": BC},
+    "iql": {"continuous": IQL, "discrete": IQL},
+    "cql": {"continuous": CQL, "discrete": ChoiceCQL},
+    "td3bc": {"continuous": TD3BC},
+    "bcq": {"continuous": BCQ, "discrete": ChoiceBCQ},
+    "nfq": {"discrete": NFQ},
+}
+STD_MARGIN = np.float32(1e-3)  # added to each deviation, as TD3+BC and CORL do: a nearly constant number stays small
+
+
+def method_for(name: str, kind: str) -> type[Method]:
+    """The class for an algorithm and a kind of actions. Raises `LamoError`, which names others, where there is none."""
+    of_kind = METHODS[name]
+    if kind not in of_kind:
+        words = {"continuous": "vectors", "discrete": "choices"}
+        others = [other for other, kinds in METHODS.items() if kind in kinds]
+        raise LamoError(
+            f"{name} is for actions that are {words[next(iter(of_kind))]}, but those of this data are {words[kind]}; "
+            f"use {', '.join(others[:-1])} or {others[-1]}"
+        )
+    return of_kind[kind]
+
+
+class Baseline:
+    """Trains a `Method` on transitions of `episodes`. See `lamo.algorithms` for the protocol."""
+
+    def __init__(
+        self,
+        settings: Any,
+        spec: Spec,
+        episodes: Episodes,
+        *,
+        device: str = "cpu",
+        batch_size: int = 256,
+        seed: int = 0,
+        steps: int = 100_000,
+    ) -> None:
+        keep_freed_memory()
+        self.name = next(name for name in METHODS if ALGORITHMS[name].settings is type(settings))
+        self.settings, self.spec, self.device, self.batch_size = settings, spec, torch.device(device), batch_size
+        kind = method_for(self.name, spec.action_kind)
+        if getattr(settings, "top_fraction", 1.0) < 1:
+            episodes = best_episodes(episodes, settings.top_fraction)
+        mean, std = episodes.statistics()
+        self.statistics = Statistics(mean, std + STD_MARGIN)
+        scaled = getattr(settings, "reward_scaling", "none") == "return-range"
+        self.reward_scale = return_range_scale(episodes, spec.horizon) if scaled else 1.0
+        self.transitions = Transitions(
+            episodes, self.statistics, reward_scale=self.reward_scale, following=kind.following
+        )
+        self.bounds = action_bounds(spec, episodes) if spec.action_kind == "continuous" else None
+        torch.manual_seed(seed)
+        self.model = kind(settings, spec, steps).to(self.device)
+        self.steps = 0
+
+    def batches(self, rng: np.random.Generator) -> Iterator[TransitionBatch]:
+        """An endless stream, all of it drawn with `rng`."""
+        while True:
+            batch = self.transitions.sample(rng, self.batch_size)
+            if self.bounds is not None:
+                low, high = self.bounds
+                batch = batch._replace(actions=(batch.actions - (high + low) / 2) / ((high - low) / 2))
+            yield batch
+
+    def update(self, batch: TransitionBatch) -> dict[str, float]:
+        """One gradient step of the method."""
+        if not self.model.actor.training:  # a policy of this learner has acted
+            self.model.train()
+        tensors = Batch(*(torch.from_numpy(array).to(self.device) for array in batch))
+        values = self.model.update(tensors, self.steps)
+        self.steps += 1
+        numbers = torch.stack([value.detach() for value in values.values()]).tolist()  # one wait for the device
+        return dict(zip(values, numbers, strict=True)) | {"learning_rate": self.model.optimizer.param_groups[0]["lr"]}
+
+    def policy(self) -> BaselinePolicy:
+        """A policy that acts with this learner's actor, whatever its weights are at that moment."""
+        return BaselinePolicy(self.model.actor, self.spec, self.statistics, self.bounds)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights (targets among them), optimiser moments and the step: with the config, all that goes on."""
+        state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for i, values in self.model.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in values.items()}
+        return state | {"steps": torch.tensor(self.steps)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`. Raises `LamoError` if the state is of another model."""
+        own = self.model.state_dict()
+        given = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+        if given.keys() != own.keys() or any(given[name].shape != own[name].shape for name in own):
+            raise LamoError("the checkpoint is of another model than the config describes; was the config changed?")
+        self.model.load_state_dict(given)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            if key.startswith("optimizer."):
+                _, i, field = key.split(".", 2)
+                moments.setdefault(int(i), {})[field] = value
+        self.model.optimizer.load_state_dict({**self.model.optimizer.state_dict(), "state": moments})
+        self.steps = int(state["steps"])
+
+    def summary(self) -> dict[str, Any]:
+        """Parameter counts (target networks are frozen), transitions, and the factor on rewards."""
+        total = sum(p.numel() for p in self.model.parameters())
+        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return {
+            "parameters": {"total": total, "frozen": total - trainable, "trainable": trainable, "lora_share": None},
+            "transitions": self.transitions.count,
+            "reward_scale": self.reward_scale,
+        }
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What acting needs: the actor's weights; settings, spec, statistics and bounds as JSON."""
+        return {name: value.clone() for name, value in self.model.actor.state_dict().items()}, {
+            "algorithm": self.name,
+            "settings": asdict(self.settings),
+            "spec": asdict(self.spec),
+            "statistics": {"mean": self.statistics.mean.tolist(), "std": self.statistics.std.tolist()},
+            "action_bounds": None if self.bounds is None else [bound.tolist() for bound in self.bounds],
+        }
+
+    @staticmethod
+    def load_policy(tensors: dict[str, Tensor], metadata: dict[str, Any], device: str = "cpu") -> BaselinePolicy:
+        """The inverse of `export`. Raises `LamoError` for files that do not fit together."""
+        try:
+            name = metadata["algorithm"]
+            settings = _of_json(settings_type(name), metadata["settings"])
+            spec = _of_json(Spec, metadata["spec"])
+            statistics = Statistics(*(np.asarray(metadata["statistics"][k], np.float32) for k in ("mean", "std")))
+            bounds = metadata["action_bounds"]
+            if bounds is not None:
+                low, high = (np.asarray(bound, np.float32) for bound in bounds)
+                bounds = low, high
+            with torch.random.fork_rng(devices=[]):
+                actor = method_for(name, spec.action_kind).make_actor(settings, spec)
+        except (KeyError, TypeError, ValueError) as error:
+            raise LamoError(f"policy.json does not fit this lamo: {error}") from None
+        own = actor.state_dict()
+        if own.keys() != tensors.keys() or any(own[k].shape != tensors[k].shape for k in own):
+            raise LamoError("policy.safetensors does not fit policy.json; copy the whole policy folder again")
+        actor.load_state_dict(tensors)
+        return BaselinePolicy(actor.to(device), spec, statistics, bounds)
+
+
+def action_bounds(spec: Spec, episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
+    """(A,) float32 lowest and highest actions: the environment's, or where it has none those of the data. Where the two
+    are equal the number is free to move by 1 each way."""
+    if spec.action_low is not None and spec.action_high is not None:
+        low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
+    else:
+        low, high = episodes.actions.min(0), episodes.actions.max(0)
+    flat = high <= low
+    return np.where(flat, low - 1, low), np.where(flat, high + 1, high)
+
+
+def _of_json(cls: Any, values: dict[str, Any]) -> Any:
+    """A frozen dataclass from JSON, whose lists were tuples. TypeError for a name that it does not have."""
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+class BaselinePolicy:
+    """Acts on the newest observation alone; there is no return to ask it for."""
+
+    default_target: float | None = None
+
+    def __init__(
+        self, actor: nn.Module, spec: Spec, statistics: Statistics, bounds: tuple[np.ndarray, np.ndarray] | None
+    ) -> None:
+        self.actor, self.spec, self.bounds = actor, spec, bounds
+        self.device = next(actor.parameters()).device
+        self.mean, self.std = statistics
+        self.n = 0
+
+    def reset(self, n: int = 1, targets: np.ndarray | None = None) -> None:
+        """Begin `n` episodes. Raises `LamoError` for targets: this policy cannot be asked for a return."""
+        if targets is not None:
+            raise LamoError("this policy does not take return targets; leave them out")
+        self.n = n
+
+    @torch.inference_mode()
+    def act(self, observations: Any, rewards: Any = None, rows: np.ndarray | None = None) -> np.ndarray:
+        """See `lamo.policy.Policy`; `rewards` are not looked at."""
+        if self.n == 0:
+            raise LamoError("policy.act before policy.reset: call reset(n) at the start of each episode")
+        observations = np.asarray(observations, np.float32)
+        single = observations.ndim == 1
+        if single:
+            observations = observations[None]
+        count = self.n if rows is None else len(rows)
+        if observations.shape != (count, self.spec.observation_dim):
+            raise LamoError(
+                f"policy.act got observations of shape {observations.shape}, expected ({count}, "
+                f"{self.spec.observation_dim})"
+            )
+        if not np.isfinite(observations).all():
+            raise LamoError("policy.act got an observation that holds NaN or infinity; reset the environment")
+        if self.actor.training:
+            self.actor.eval()
+        output = self.actor(torch.from_numpy((observations - self.mean) / self.std).to(self.device))
+        if self.bounds is None:
+            actions = output.argmax(-1).cpu().numpy()
+        else:
+            low, high = self.bounds
+            actions = np.clip((high + low) / 2 + (high - low) / 2 * output.cpu().numpy(), low, high)
+        return actions[0] if single else actions

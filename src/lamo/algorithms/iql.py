@@ -1,0 +1,68 @@
+"""Implicit Q-learning (Kostrikov, Nair and Levine 2021, arXiv 2110.06169), for vectors and for choices.
+
+Everything that a step reads is of the weights before it, as in CORL, so the three losses are one sum.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lamo.algorithms.baseline_settings import IQLSettings
+from lamo.algorithms.losses import advantage_weights, bootstrap, expectile_loss, squared_errors
+from lamo.algorithms.method import Batch, Method
+from lamo.config import Spec
+from lamo.models.mlp import ChoiceActor, ChoiceCritic, Critic, DeterministicActor, GaussianActor, mlp
+
+
+class IQL(Method):
+    """Q by regression on r + γ V(s'), V by expectile regression on Q, the policy by weighted imitation."""
+
+    actor: DeterministicActor | ChoiceActor
+
+    def __init__(self, settings: IQLSettings, spec: Spec, steps: int) -> None:
+        super().__init__(settings, spec, steps)
+        self.actor = self.make_actor(settings, spec)
+        critic = ChoiceCritic if spec.action_kind == "discrete" else Critic
+        self.critic = critic(spec.observation_dim, spec.action_dim, settings.width, settings.layers)
+        self.value = mlp(spec.observation_dim, settings.width, settings.layers, 1)
+        self.target_critic = self.target_of(self.critic)
+        of_actor = list(self.actor.parameters())
+        of_values = [*self.critic.parameters(), *self.value.parameters()]
+        self.optimise((of_actor, settings.actor_learning_rate), (of_values, settings.critic_learning_rate))
+        self.trained = [*of_actor, *of_values]
+
+    @staticmethod
+    def make_actor(settings: IQLSettings, spec: Spec) -> DeterministicActor | ChoiceActor:
+        kind = GaussianActor if settings.policy == "gaussian" else DeterministicActor
+        if spec.action_kind == "discrete":
+            kind = ChoiceActor
+        return kind(spec.observation_dim, spec.action_dim, settings.width, settings.layers, settings.dropout)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """{"critic_loss", "value_loss", "actor_loss"}, and the mean advantage."""
+        settings = self.settings
+        observations, actions = batch.observations, batch.actions
+        with torch.no_grad():
+            lower = self.target_critic(observations, actions).amin(0)
+            following = self.value(batch.next_observations).squeeze(-1)
+            targets = bootstrap(batch.rewards, batch.terminated, following, settings.discount)
+        advantages = lower - self.value(observations).squeeze(-1)
+        weights = advantage_weights(advantages, settings.temperature, settings.weight_clip)
+        imitation = self.actor.imitation_loss(observations, actions)
+        return {
+            "critic_loss": squared_errors(self.critic(observations, actions), targets),
+            "value_loss": expectile_loss(advantages, settings.expectile),
+            "actor_loss": (weights * imitation).mean(),
+            "advantage": advantages.detach().mean(),
+        }
+
+    def update(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        if self.settings.actor_schedule == "cosine":
+            group = self.optimizer.param_groups[0]
+            group["lr"] = group["peak"] * self.cosine(step)
+        losses = self.losses(batch)
+        loss = losses["critic_loss"] + losses["value_loss"] + losses["actor_loss"]
+        self.descend((loss, self.trained))
+        self.follow(self.settings.polyak)
+        return {"loss": loss, **losses}

@@ -1,0 +1,149 @@
+"""Batches of transitions (s, a, r, s', terminated), drawn from Episodes without a Python loop over samples.
+
+    episode            s0 s1 s2 s3 | f          4 steps; f: the observation after the last action, where the log has it
+    transitions        s0 -> s1, s1 -> s2, s2 -> s3, and
+        s3 -> f        if f is known: terminated exactly if the environment ended the episode
+        s3 ->          if f is unknown and the environment ended the episode: nothing is worth anything after it
+        left out       if f is unknown and a time limit or the log's end cut the episode: what follows is unknown
+
+Only a termination ends the return; a time limit or the log's end does not, so the value of what was seen after them
+still counts (Pardo et al. 2018, "Time Limits in Reinforcement Learning", arXiv 1712.00378).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lamo.data.episodes import Episodes, Statistics
+from lamo.errors import LamoError
+
+
+class TransitionBatch(NamedTuple):
+    """B transitions; the arrays are fresh and belong to the caller."""
+
+    observations: np.ndarray
+    """(B, S) float32: (observation - mean) / std, or raw."""
+    actions: np.ndarray
+    """(B, A) float32, or (B,) int64 for discrete actions."""
+    rewards: np.ndarray
+    """(B,) float32, times the reward scale."""
+    next_observations: np.ndarray
+    """(B, S) float32, standardised as observations are; 0 where the episode terminated and they are unknown."""
+    terminated: np.ndarray
+    """(B,) float32: 1 where the environment ended the episode with this step, else 0."""
+
+
+class Transitions:
+    """Samples transitions; every random choice comes from the generator given to `sample`."""
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        statistics: Statistics | None = None,
+        *,
+        reward_scale: float = 1.0,
+        normalise: bool = True,
+        following: bool = True,
+    ) -> None:
+        """`statistics` defaults to those of `episodes`. With `following=False` (imitation) every step is a transition,
+        and what comes after it is not looked at: next observations are then 0.
+
+        Raises `LamoError` for data in which no step is followed by anything known, a reward scale that is not a
+        positive number, and statistics of another width.
+        """
+        if not 0 < reward_scale < float("inf"):
+            raise LamoError(f"reward scale {reward_scale} must be a positive number")
+        width = episodes.observations.shape[1]
+        statistics = episodes.statistics() if statistics is None else statistics
+        if statistics.mean.shape != (width,) or statistics.std.shape != (width,):
+            raise LamoError(
+                f"{episodes.source}: statistics are for {len(statistics.mean)} numbers per observation, "
+                f"the data has {width}"
+            )
+        self.episodes, self.following = episodes, following
+        self._shift = statistics.mean if normalise else None
+        self._scale = np.float32(1) / statistics.std
+        self._reward_scale = np.float32(reward_scale)
+        # `take` copies all of an array that is not contiguous, at every batch; these are no copies of one that is.
+        self._observations = np.ascontiguousarray(episodes.observations)
+        self._actions = np.ascontiguousarray(episodes.actions)
+        last = episodes.offsets[1:] - 1  # (E,): the last row of each episode
+        # (N,): the episode that ends with this row, -1 for rows inside one
+        self._ending = np.full(episodes.steps, -1, np.int32)
+        self._ending[last] = np.arange(len(episodes), dtype=np.int32)
+        self._known: np.ndarray = np.zeros(len(episodes), bool)  # (E,): whether its final observation is in the log
+        if episodes.final_observations is not None:
+            self._known = np.logical_not(np.isnan(episodes.final_observations).any(axis=1))
+        left_out = last[~(self._known | episodes.terminated)] if following else last[:0]
+        self.count = episodes.steps - len(left_out)
+        """Transitions that can be drawn."""
+        if self.count == 0:
+            raise LamoError(
+                f"{episodes.source}: no step is followed by another one, a termination or a final observation; "
+                "values cannot be learned from it (behaviour can: --preset bc)"
+            )
+        self._rows: np.ndarray | None = None  # (count,): what can be drawn, None for all rows
+        if len(left_out):
+            usable = np.ones(episodes.steps, bool)
+            usable[left_out] = False
+            self._rows = np.flatnonzero(usable)
+
+    def sample(self, rng: np.random.Generator, batch: int) -> TransitionBatch:
+        """`batch` transitions, drawn uniformly and with replacement."""
+        drawn = rng.integers(self.count, size=batch)
+        return self.at(drawn if self._rows is None else self._rows[drawn])
+
+    def at(self, rows: np.ndarray) -> TransitionBatch:
+        """The transitions that begin at these rows: (B,) int64, none of which may be one that is left out."""
+        episodes = self.episodes
+        rewards = episodes.rewards.take(rows)
+        if self._reward_scale != 1:
+            rewards *= self._reward_scale
+        observations = self._standardised(self._observations.take(rows, axis=0))
+        following, terminated = np.zeros_like(observations), np.zeros(len(rows), np.float32)
+        if self.following:
+            ending = self._ending.take(rows)
+            at_end = np.flatnonzero(ending >= 0)  # positions in the batch
+            after = rows + 1
+            after[at_end] -= 1  # the row after an episode is of another one, or none; replaced below
+            following = self._observations.take(after, axis=0)
+            if len(at_end):
+                ended = ending[at_end]
+                terminated[at_end] = episodes.terminated[ended]
+                if episodes.final_observations is not None:
+                    following[at_end] = episodes.final_observations[ended]
+            following = self._standardised(following)
+            if len(at_end):
+                following[at_end[~self._known[ending[at_end]]]] = 0
+        return TransitionBatch(observations, self._actions.take(rows, axis=0), rewards, following, terminated)
+
+    def _standardised(self, observations: np.ndarray) -> np.ndarray:
+        """In place."""
+        if self._shift is not None:
+            observations -= self._shift
+            observations *= self._scale
+        return observations
+
+
+def return_range_scale(episodes: Episodes, horizon: int) -> float:
+    """horizon / (highest - lowest return of an episode), by which rewards are multiplied so that their size does not
+    depend on the task (IQL, arXiv 2110.06169, appendix; there the horizon is 1000). 1 where all returns are equal.
+    """
+    returns = episodes.returns
+    spread = float(returns.max() - returns.min())
+    return horizon / spread if spread > 1e-6 * max(1.0, float(np.abs(returns).max())) else 1.0
+
+
+def best_episodes(episodes: Episodes, share: float) -> Episodes:
+    """The `share` of the episodes with the highest returns, at least one, in their old order (%BC, Chen et al. 2021,
+    arXiv 2106.01345, section 5.1, where the share is of steps). Of equal returns the earlier episode is kept.
+
+    Raises `LamoError` for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise LamoError(f"--top-fraction {share} lies outside (0, 1]; 0.1 keeps the best tenth of the episodes")
+    count = max(1, int(share * len(episodes) + 1e-9))
+    best = np.argsort(-episodes.returns, kind="stable")[:count]
+    return episodes.select(np.sort(best))
