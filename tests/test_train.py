@@ -486,6 +486,10 @@ def test_constant_rewards_and_single_transitions(tmp_path: Path, capsys: pytest.
         file["rewards"][:] = 2.0
     train(experiment(data, steps=1), tmp_path / "a", quiet=True)
     assert "every reward is 2: there is nothing to learn from them" in capsys.readouterr().err
+    with h5py.File(data, "r+") as file:
+        file["terminals"][9] = True  # now the length of an episode tells good behaviour from bad
+    train(experiment(data, steps=1), tmp_path / "paid-to-live", quiet=True)
+    assert "every reward" not in capsys.readouterr().err
     episode = lamo.load_episodes(data).select([0])
     with h5py.File(tmp_path / "one.hdf5", "w") as file:
         for key in ("observations", "actions", "rewards"):

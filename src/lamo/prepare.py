@@ -110,7 +110,7 @@ def _check_worth(episodes: Episodes, rewarded: bool) -> None:
     if episodes.steps == 1:
         raise LamoError(f"{episodes.source}: one transition is all there is to train on; give more of the data")
     reward, alike = float(episodes.rewards[0]), float(episodes.rewards.min()) == float(episodes.rewards.max())
-    if rewarded and alike:
+    if rewarded and alike and (reward == 0 or not episodes.terminated.any()):  # else living longer is what is paid
         warn(
             f"{episodes.source}: every reward is {reward:g}: there is nothing to learn from them, "
             "and no method can do better than imitate"
