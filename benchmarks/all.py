@@ -21,6 +21,7 @@ PARTS = (
     ("actions.py", "--size", "gpt2"),
     ("evaluation.py",),
     ("packed.py",),
+    ("baselines.py",),
     ("memory.py",),
     ("step.py",),
     ("step.py", "--size", "gpt2"),
