@@ -30,7 +30,7 @@ INDEX_STEPS = 256  # gradient steps whose batches are drawn at once
 class CriticSettings:
     """How a critic is fitted."""
 
-    fqe_steps: int = 10_000
+    fqe_steps: int = 5_000
     """Gradient steps of each critic."""
     members: int = 4
     """Critics in the ensemble, each on its own bootstrap sample of the episodes."""
@@ -38,11 +38,11 @@ class CriticSettings:
     """γ in [0, 1): what a reward one step later counts."""
     batch_size: int = 256
     """Transitions per gradient step and member."""
-    width: int = 256
+    width: int = 128
     """Width of the two hidden layers."""
     learning_rate: float = 1e-3
     """Adam's learning rate at the beginning; it falls to zero along a cosine."""
-    target_rate: float = 0.01
+    target_rate: float = 0.05
     """Share of the way that the target network goes towards the network at each step (Polyak averaging)."""
 
     def __post_init__(self) -> None:
