@@ -51,13 +51,15 @@ class Collect:
     """Record episodes of a behaviour policy and write them as HDF5 in D4RL's layout."""
 
     task: str
-    """What to record: `reacher2d`, a task's name, or a Gymnasium id."""
+    """What to record: `reacher2d`, a task's name, or a Gymnasium id; or several of them, with commas between."""
     out: Path
-    """The .hdf5 file to write; it must not exist."""
+    """The .hdf5 file to write, which must not exist; for several tasks a folder, in which each gets NAME.hdf5."""
     episodes: int = 1000
     """Episodes to record."""
     policy: str = "train:medium"
-    """`random`; `train:SKILL` (PPO, stopped at that skill: medium or expert); `sb3:FILE.zip`; or a run folder."""
+    """`random`; `train:SKILL` (PPO, stopped at that skill: medium or expert); `sb3:FILE.zip`; the kitchen's scripted
+    `operator`, or `operator:noise=0.1,aim=0.01,mistakes=0.2,slowest=0.8,plan=microwave+kettle`; or a run folder.
+    """
     seed: int = 0
     """Seed of behaviour and of the episodes' starts."""
     horizon: int | None = None
@@ -77,17 +79,20 @@ def collect_verb(argv: list[str]) -> int:
             print(line, file=sys.stderr, flush=True)
 
     with stdout_kept_clean(options.json):
-        from lamo.data.collect import collect
+        from lamo.data.collect import collect, destinations
         from lamo.data.inspect import inspect, render
 
-        episodes = collect(
-            options.task,
-            options.episodes,
-            options.out,
-            policy=options.policy,
-            seed=options.seed,
-            horizon=options.horizon,
-            progress=say,
-        )
-        result = {"out": str(options.out), **inspect(episodes)}
-    return answer(result, options.json, lambda: f"{render(result)}\n{options.out}")
+        results = []
+        for task, out in destinations(options.task, options.out):
+            episodes = collect(
+                task,
+                options.episodes,
+                out,
+                policy=options.policy,
+                seed=options.seed,
+                horizon=options.horizon,
+                progress=say,
+            )
+            results.append({"out": str(out), **inspect(episodes)})
+    whole = results[0] if len(results) == 1 else {"datasets": results}
+    return answer(whole, options.json, lambda: "\n".join(f"{render(result)}\n{result['out']}" for result in results))

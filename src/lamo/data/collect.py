@@ -23,6 +23,7 @@ from lamo.runs import Run
 from lamo.tasks import env_family
 
 PARALLEL = 50
+_TRIES = 4  # episodes recorded for one that is kept, at most
 _VERSIONED = ("lamo", "numpy", "gymnasium", "mujoco", "stable-baselines3", "torch")
 
 
@@ -39,7 +40,8 @@ def collect(
     """Record `episodes` episodes of a behaviour policy and, with `out`, write them as D4RL's HDF5 -> Episodes.
 
     `task_or_env`: `reacher2d`, a task's name, or a Gymnasium id. `policy`: `random`; `train` or `train:SKILL` (PPO of
-    Stable-Baselines3, stopped at that skill: `medium` (default) or `expert`); `sb3:FILE.zip`; or the folder of a run.
+    Stable-Baselines3, stopped at that skill: `medium` (default) or `expert`); `sb3:FILE.zip`; the kitchen's `operator`
+    or `operator:MANNER` (`lamo.envs.kitchen_demos.read_manner`); or the folder of a run.
     `horizon`: steps after which an episode is cut, default the environment's own. `progress` is told one line now and
     then. Behaviour acts stochastically; recorded actions are the ones executed, after clipping. Same arguments, machine
     and versions: same episodes. Episode e is reset with `collection_seed(seed, e)`, below every evaluation seed. Raises
@@ -47,17 +49,9 @@ def collect(
     of returns.
     """
     family = env_family(task_or_env)
-    path = None if out is None else Path(out)
-    if path is not None and path.exists():
-        raise LamoError(f"{path} exists; choose another --out or remove it")
+    path = None if out is None else _writable(Path(out))
     if episodes < 1:
         raise LamoError(f"cannot collect {episodes} episodes; give 1 or more")
-    if path is not None and path.suffix.lower() not in (".hdf5", ".h5"):
-        raise LamoError(f"--out {path}: HDF5 is written; let the name end in .hdf5")
-    # known before the work: recording may take an hour
-    nearest = next((folder for folder in path.absolute().parents if folder.exists()), None) if path else None
-    if nearest and not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise LamoError(f"--out {path}: cannot be written; {nearest} is no folder that can be written to")
     if horizon is not None and horizon < 1:
         raise LamoError(f"--horizon {horizon} must be at least 1")
     collection_seed(seed, episodes - 1)
@@ -77,6 +71,8 @@ def collect(
             behaviour, notes = RandomBehaviour(pool), {"policy_description": "uniformly random"}
         elif kind == "sb3":
             behaviour, notes = load_sb3(Path(argument), pool)
+        elif kind == "operator":
+            behaviour, notes = _operator(pool, task_or_env, argument)
         else:
             behaviour, notes = _RunBehaviour(policy), {"policy_description": "policy of a lamo run"}
         recorded = record(pool, behaviour, episodes, seed, limit, progress)
@@ -87,7 +83,7 @@ def collect(
             "try another --seed"
         )
     # Names, not places: a dataset should not tell of the machine that made it.
-    name = policy if kind in ("train", "random") else ("sb3:" if kind == "sb3" else "") + Path(argument or policy).name
+    name = policy if kind in ("train", "random", "operator") else ("sb3:" if kind == "sb3" else "") + Path(argument or policy).name
     command = f"lamo data collect --task {task_or_env} --episodes {episodes} --seed {seed} --policy {shlex.quote(name)}"
     command += f" --horizon {horizon}" if horizon else ""
     command += f" --out {shlex.quote(path.name)}" if path else ""
@@ -96,7 +92,7 @@ def collect(
         "policy": name,
         **notes,
         "seed": seed,
-        "reset_seeds": f"{collection_seed(seed, 0)} to {collection_seed(seed, episodes - 1)}",
+        "reset_seeds": f"{collection_seed(seed, 0)} to {collection_seed(seed, int(recorded.ids[-1]))}",
         "episodes": episodes,
         "max_episode_steps": limit,
         "return_mean": mean,
@@ -105,6 +101,8 @@ def collect(
     }
     if keys is not None:
         attributes["obs_keys"] = list(keys)
+    if refused := int(recorded.ids[-1]) + 1 - episodes:
+        attributes["refused_episodes"] = refused
     for key in ("action_low", "action_high"):
         if recorded.metadata[key] is not None:
             attributes[key] = recorded.metadata[key]
@@ -112,6 +110,30 @@ def collect(
     if path is not None:
         write_d4rl(recorded, path, attributes)
     return recorded
+
+
+def destinations(tasks: str, out: Path) -> list[tuple[str, Path]]:
+    """`a` -> a file; `a,b` -> a file for each in the folder `out`. All are checked before the first is recorded."""
+    names = tasks.split(",")
+    pairs = [(tasks, out)] if len(names) == 1 else [(name, out / f"{name}.hdf5") for name in names]
+    for index, (name, path) in enumerate(pairs):
+        env_family(name)
+        if name in names[:index]:
+            raise LamoError(f"--task names {name} twice")
+        _writable(path)
+    return pairs
+
+
+def _writable(path: Path) -> Path:
+    """The path, known to be free and right before the work: recording may take an hour."""
+    if path.exists():
+        raise LamoError(f"{path} exists; choose another --out or remove it")
+    if path.suffix.lower() not in (".hdf5", ".h5"):
+        raise LamoError(f"--out {path}: HDF5 is written; let the name end in .hdf5")
+    nearest = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    if nearest and not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise LamoError(f"--out {path}: cannot be written; {nearest} is no folder that can be written to")
+    return path
 
 
 def record(
@@ -124,10 +146,19 @@ def record(
 ) -> Episodes:
     """The loop of `collect`: step up to `PARALLEL` episodes together, each with its own reset seed and its own
     generator of noise.
+
+    A behaviour may end an episode by `finished(rows)` (m,) bool and refuse one by `keeps(return)`: then the next seed
+    takes its place. `ids` count the seeds from 0, refused ones too.
     """
     logs: list[_Log] = []
-    for first in range(0, episodes, PARALLEL):
-        seeds = [collection_seed(seed, e) for e in range(first, min(first + PARALLEL, episodes))]
+    finished, keeps = (getattr(behaviour, name, None) for name in ("finished", "keeps"))
+    ids: list[int] = []
+    first = 0
+    while len(logs) < episodes:
+        if first >= _TRIES * max(episodes, PARALLEL):
+            raise LamoError(f"{len(logs)} of {first} episodes were what was asked for; {episodes} would take too long")
+        numbers = range(first, first + min(episodes - len(logs), PARALLEL))
+        seeds = [collection_seed(seed, e) for e in numbers]
         batch = [_Log() for _ in seeds]
         behaviour.reset([np.random.default_rng(s) for s in seeds])
         rows = np.arange(len(seeds))
@@ -137,6 +168,8 @@ def record(
             told = getattr(behaviour, "log_probs", None)
             after, rewards, terminated, truncated = pool.step(rows, actions)
             truncated |= step == horizon - 1
+            if finished is not None:
+                truncated |= finished(rows)
             for i, row in enumerate(rows):
                 batch[row].add(observations[i], actions[i], rewards[i], after[i], terminated[i], truncated[i])
                 if told is not None:
@@ -145,8 +178,11 @@ def record(
             rows, observations, rewards = rows[going], after[going], rewards[going]
             if len(rows) == 0:
                 break
-        logs += batch
-        if progress:
+        chosen = [keeps is None or bool(keeps(sum(log.rewards))) for log in batch]
+        logs += [log for log, kept in zip(batch, chosen, strict=True) if kept]
+        ids += [e for e, kept in zip(numbers, chosen, strict=True) if kept]
+        first = numbers.stop
+        if progress and logs:
             mean = np.mean([sum(log.rewards) for log in logs])
             progress(f"collected {len(logs)} of {episodes} episodes, mean return {mean:.1f}")
     actions = np.concatenate([np.stack(log.actions) for log in logs])
@@ -158,7 +194,7 @@ def record(
         terminated=np.array([log.terminated for log in logs]),
         # What ends both ways was ended by the environment: nothing follows a terminal state.
         truncated=np.array([log.truncated and not log.terminated for log in logs]),
-        ids=np.arange(len(logs), dtype=np.int64),
+        ids=np.array(ids, np.int64),
         final_observations=np.stack([log.after for log in logs]),
         log_probs=np.concatenate([np.array(log.log_probs, np.float32) for log in logs]) if logs[0].log_probs else None,
         metadata={
@@ -171,6 +207,15 @@ def record(
             "infos": [],
         },
     )
+
+
+def _operator(pool: EnvPool, task_or_env: str, manner: str) -> tuple[Behaviour, dict[str, Any]]:
+    from lamo.envs.kitchen_demos import OperatorBehaviour, demonstrations  # here: it imports MuJoCo
+
+    operator = OperatorBehaviour(pool, demonstrations(task_or_env), manner)
+    style = ", ".join(f"{name} {value:g}" for name, value in vars(operator.style).items())
+    plan = " then ".join(operator.plan) if operator.plan else f"those of {operator.kind}"
+    return operator, {"policy_description": f"scripted operator; plans: {plan}; {style}"}
 
 
 class _Log:
@@ -204,7 +249,7 @@ class _RunBehaviour:
 
     def __init__(self, folder: str) -> None:
         if not Path(folder).is_dir():
-            known = "random, train, train:SKILL, sb3:FILE.zip or the folder of a run"
+            known = "random, train, train:SKILL, sb3:FILE.zip, operator or the folder of a run"
             raise LamoError(f"unknown --policy {folder!r}; give {known}")
         # Imported here: the only step up from data to the policies, and only recording a run's policy takes it.
         from lamo.policy import load_policy

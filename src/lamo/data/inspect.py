@@ -19,8 +19,8 @@ def inspect(episodes: Episodes, env: Any = None) -> dict[str, Any]:
 
     `env` is anything with Gymnasium's `observation_space` and `action_space` (an environment or a vector's single
     spaces): then sizes and bounds are compared with it; without it the bounds that the source recorded are used, if
-    any. Returns and lengths are per episode, in the rewards' unit and in steps. `problems` is a list of sentences,
-    empty when nothing looks wrong.
+    any. Returns and lengths are per episode, in the rewards' unit and in steps. `notes` says what reading changed,
+    `problems` what looks wrong: lists of sentences, empty mostly.
     """
     returns, lengths = episodes.returns, episodes.lengths
     low, high, std = _ranges(episodes)
@@ -57,6 +57,7 @@ def inspect(episodes: Episodes, env: Any = None) -> dict[str, Any]:
         "final_observations": episodes.final_observations is not None,
         "digest": episodes.digest(),
     }
+    report["notes"] = list(episodes.metadata.get("notes", []))
     report["problems"] = [
         *_observation_problems(episodes, low, high, std, env),
         *_action_problems(episodes, env),
@@ -260,6 +261,7 @@ def render(report: dict[str, Any], width: int = 40) -> str:
     for count, left in zip(counts, edges, strict=False):
         bar = "█" * round(width * count / max(counts)) or ("▏" if count else "")
         lines.append(f"    {left:>{digits}.1f} {bar}{' ' if bar else ''}{count}")
+    lines += [f"  note         {note}" for note in report["notes"]]
     lines.append("  problems" if report["problems"] else "  nothing looks wrong")
     lines += [f"    - {problem}" for problem in report["problems"]]
     return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""Kitchen recordings from elsewhere, brought to what `KitchenEnv` sees and pays.
+
+D4RL's and Minari's kitchen data differ from the environment in which their policies are scored: at every step their
+rewards count the subtasks that are finished by then, while the environment pays each once.
+
+    in the data      0 0 0 1 1 1 2 2 2 2     sum 12: a return-to-go that no episode in the environment has
+    here             0 0 0 1 0 0 1 0 0 0     sum 2
+
+numpy only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamo.data.episodes import Episodes
+
+MOST = 7  # subtasks that the kitchen has
+OBSERVATION_DIM = 59
+_KITCHEN = re.compile(r"(mini[-_])?(franka)?kitchen", re.IGNORECASE)
+_SLIDER, _BURNER = "KitchenMicrowaveKettleLightSlider-v1", "KitchenMicrowaveKettleBottomBurnerLight-v1"
+_PAYING = {
+    frozenset({"microwave", "kettle", "light switch", "slide cabinet"}): _SLIDER,
+    frozenset({"microwave", "kettle", "bottom burner", "light switch"}): _BURNER,
+}
+_SETS = {"complete": _SLIDER, "partial": _SLIDER, "light_slider": _SLIDER, "mixed": _BURNER, "bottomburner": _BURNER}
+
+
+def counts_subtasks(rewards: NDArray[Any], offsets: NDArray[Any]) -> bool:
+    """Whether kitchen rewards (N,) count finished subtasks at every step, instead of paying each once.
+
+    So where all are whole numbers from 0 to 7, and some episode's add up to more than 7: who is paid once for each of
+    seven subtasks cannot have that.
+    """
+    values = np.asarray(rewards, np.float64)
+    if not (np.all(values == np.round(values)) and values.min() >= 0 and values.max() <= MOST):
+        return False
+    return bool(np.add.reduceat(values, offsets[:-1]).max() > MOST)
+
+
+def pay_once(counts: NDArray[Any], offsets: NDArray[Any]) -> tuple[NDArray[np.float32], int]:
+    """Counts of finished subtasks (N,) -> (rewards (N,) float32 that pay each once, episodes in which a count fell).
+
+    What is paid is by how much the count exceeds all before it in its episode. Where a subtask came undone the count
+    fell; what only brings it back up is not paid again, so another subtask finished meanwhile is missed.
+    """
+    paid, fell = np.zeros(len(counts), np.float32), 0
+    for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        own = np.asarray(counts[start:end], np.float64)
+        paid[start:end] = np.diff(np.maximum.accumulate(own), prepend=0.0)
+        fell += bool((np.diff(own) < 0).any())
+    return paid, fell
+
+
+def adapt(episodes: Episodes) -> Episodes:
+    """Episodes of a kitchen as `KitchenEnv` would have recorded them; all others untouched.
+
+    A kitchen is told by the name of the environment or of the source. Rewards are relabelled where `counts_subtasks`
+    says so. Goal dictionaries, flattened, are cut to their 59-number `observation`. The environment becomes lamo's own
+    where the recording tells which four subtasks pay. What was done stands in `metadata["notes"]`.
+    """
+    env = str(episodes.metadata.get("env") or "")
+    if not (_KITCHEN.match(env) or _KITCHEN.match(PurePath(episodes.source).name)):
+        return episodes
+    metadata = dict(episodes.metadata)
+    notes = list(metadata.get("notes", []))
+    changed: dict[str, Any] = {}
+    if counts_subtasks(episodes.rewards, episodes.offsets):
+        changed["rewards"], fell = pay_once(episodes.rewards, episodes.offsets)
+        notes.append(
+            "rewards counted the finished subtasks at every step (D4RL's way); relabelled: each is paid once, "
+            "as in evaluation"
+        )
+        if fell:
+            notes.append(f"in {fell} episodes a count fell: a subtask finished while another came undone is not paid")
+    width, keys = episodes.observations.shape[1], metadata.get("observation_keys") or []
+    if width > OBSERVATION_DIM and keys and keys[-1] == "observation" and "desired_goal" in str(keys):
+        changed["observations"] = np.ascontiguousarray(episodes.observations[:, -OBSERVATION_DIM:])
+        if episodes.final_observations is not None:
+            changed["final_observations"] = np.ascontiguousarray(episodes.final_observations[:, -OBSERVATION_DIM:])
+        metadata["observation_keys"] = ["observation"]
+        notes.append("goals left out of the observations: they never change")
+        width = OBSERVATION_DIM
+    own = _environment(episodes)
+    if width == OBSERVATION_DIM and own and env not in _PAYING.values():
+        metadata["env"] = own
+        notes.append(f"recorded in {env or 'an environment that it does not name'}; scored in {own}")
+    if notes == metadata.get("notes", []):
+        return episodes
+    return replace(episodes, **changed, metadata={**metadata, "notes": notes})
+
+
+def _environment(episodes: Episodes) -> str | None:
+    """lamo's environment in which the same four subtasks pay; None where the recording does not tell."""
+    keys = episodes.metadata.get("observation_keys") or []
+    goals = {key.removeprefix("desired_goal/") for key in keys if key.startswith("desired_goal/")}
+    if goals:
+        return _PAYING.get(frozenset(goals))
+    name = f"{episodes.metadata.get('env')} {episodes.source}".lower().replace("-", "_")
+    return next((env for word, env in _SETS.items() if word in name), None)
