@@ -27,7 +27,8 @@ def test_rows_are_whole(name: str) -> None:
 
 
 def test_rows_of_the_published_tables() -> None:
-    assert set(TASKS) == {"reacher2d-medium"} | {
+    kitchens = {"kitchen-complete", "kitchen-partial", "kitchen-mixed"}
+    assert set(TASKS) == {"reacher2d-medium"} | kitchens | {
         f"{env}-{kind}"
         for env in ("hopper", "halfcheetah", "walker2d")
         for kind in ("medium", "medium-replay", "medium-expert", "expert")
@@ -40,6 +41,15 @@ def test_rows_of_the_published_tables() -> None:
     assert {TASKS[name].env for name in linear} == {"Hopper-v5"}
     assert TASKS["hopper-medium"].dataset == "mujoco/hopper/medium-v0"
     assert TASKS["hopper-medium-replay"].dataset is None
+
+
+def test_kitchen_rows() -> None:
+    rows = {name: TASKS[f"kitchen-{name}"] for name in ("complete", "partial", "mixed")}
+    assert {(row.targets, row.return_scale, row.score_range, row.extra) for row in rows.values()} == {
+        ((4.0, 5.0), 1.0, (0.0, 4.0), "kitchen")
+    }
+    assert rows["complete"].env == rows["partial"].env != rows["mixed"].env
+    assert [rows["mixed"].score(done) for done in (0.0, 1.0, 4.0)] == [0.0, 25.0, 100.0]
 
 
 def test_score() -> None:

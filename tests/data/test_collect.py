@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lamo.cli import main
 from lamo.data import behaviour as behaviours
-from lamo.data.collect import collect
+from lamo.data.collect import collect, record
 from lamo.data.sources import load_episodes
 from lamo.envs.pool import EVALUATION_SEED_BASE, EnvPool
 from lamo.errors import LamoError
@@ -111,6 +112,95 @@ def test_a_run_folder_acts_through_its_policy(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("lamo.policy.load_policy", lambda folder: Still())
     episodes = collect("reacher2d", 2, policy=str(tmp_path))
     assert not episodes.actions.any() and episodes.metadata["attributes"]["policy"] == tmp_path.name
+
+
+KITCHEN = {"policy": "operator:plan=light-switch", "seed": 4}
+
+
+def test_the_kitchen_operator_is_recorded(tmp_path: Path) -> None:
+    out = tmp_path / "kitchen.hdf5"
+    episodes = collect("kitchen-complete", 2, out, **KITCHEN)
+    assert episodes.observations.shape[1] == 59 and episodes.returns.tolist() == [1.0, 1.0]
+    assert episodes.truncated.all() and episodes.lengths.max() < 120, "a demonstration ends when its plan is over"
+    assert set(np.unique(episodes.rewards)) == {0.0, 1.0}
+    again = load_episodes(out)
+    assert again.digest() == episodes.digest() and again.metadata["env"] == "KitchenMicrowaveKettleLightSlider-v1"
+    notes = again.metadata["attributes"]
+    assert notes["policy"] == KITCHEN["policy"] and "plans: light switch; noise 0.06" in notes["policy_description"]
+    assert "gymnasium-robotics" in json.loads(notes["versions"])
+
+
+def test_kitchen_demonstrations_are_the_same_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = collect("kitchen-mixed", 2, horizon=12, policy="operator", seed=1)
+    monkeypatch.setattr("lamo.data.collect.PARALLEL", 1)
+    assert collect("kitchen-mixed", 2, horizon=12, policy="operator", seed=1).digest() == first.digest()
+    assert collect("kitchen-mixed", 2, horizon=12, policy="operator", seed=2).digest() != first.digest()
+
+
+class Picky(behaviours.RandomBehaviour):
+    """Keeps every second episode it is asked about, and ends each after `patience` steps."""
+
+    asked, patience = 0, 3
+
+    def reset(self, generators) -> None:
+        super().reset(generators)
+        self.steps = 0
+
+    def act(self, observations, rewards, rows):
+        self.steps += 1
+        return super().act(observations, rewards, rows)
+
+    def finished(self, rows):
+        return np.full(len(rows), self.steps >= self.patience)
+
+    def keeps(self, total: float) -> bool:
+        self.asked += 1
+        return self.asked % 2 == 0
+
+
+def test_a_behaviour_may_refuse_episodes_and_end_them() -> None:
+    with EnvPool("Pendulum-v1") as pool:
+        episodes = record(pool, Picky(pool), 3, seed=0, horizon=9)
+        assert episodes.ids.tolist() == [1, 3, 5] and episodes.lengths.tolist() == [3, 3, 3]
+        assert episodes.truncated.all()
+        for number, start in zip(episodes.ids, episodes.offsets, strict=False):
+            np.testing.assert_array_equal(episodes.observations[start], pool.reset([number])[0])
+
+
+def test_a_behaviour_that_refuses_everything_is_an_error() -> None:
+    class Never(Picky):
+        def keeps(self, total: float) -> bool:
+            return False
+
+    with EnvPool("Pendulum-v1") as pool, pytest.raises(LamoError, match="0 of 200 episodes were what was asked for"):
+        record(pool, Never(pool), 1, seed=0, horizon=1)
+
+
+def test_several_tasks_are_a_folder_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["data", "collect", "--policy", "random", "--episodes", "1", "--quiet", "--json"]
+    assert main([*command, "--task", "reacher2d,Pendulum-v1", "--out", str(tmp_path / "sets")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [Path(each["out"]).name for each in report["datasets"]] == ["reacher2d.hdf5", "Pendulum-v1.hdf5"]
+    assert load_episodes(tmp_path / "sets" / "Pendulum-v1.hdf5").metadata["env"] == "Pendulum-v1"
+    for tasks, message in (
+        ("reacher2d,Pendulum-v1", "exists"),
+        ("hopper,hopper", "twice"),
+        ("hopper,Hoper", "unknown"),
+    ):
+        assert main([*command, "--task", tasks, "--out", str(tmp_path / "sets")]) == 2
+        assert message in capsys.readouterr().err
+    assert len(list((tmp_path / "sets").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_the_three_kitchen_sets_come_out_of_one_command(tmp_path: Path) -> None:
+    tasks = "kitchen-complete,kitchen-partial,kitchen-mixed"
+    command = ["data", "collect", "--task", tasks, "--policy", "operator", "--episodes", "12", "--quiet"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    complete, partial, mixed = (load_episodes(tmp_path / f"{name}.hdf5") for name in tasks.split(","))
+    assert complete.returns.tolist() == [4.0] * 12 and complete.terminated.all()
+    assert 1 < partial.returns.mean() < 4 and mixed.returns.max() == 3.0 and not mixed.terminated.any()
+    assert mixed.metadata["env"] != partial.metadata["env"] == complete.metadata["env"]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -93,9 +93,12 @@ def tasks_verb(argv: list[str]) -> int:
     names = ("env", "horizon", "targets", "return_scale", "score_range", "dataset", "extra", "description")
     rows = {task.name: {name: getattr(task, name) for name in names} for task in TASKS.values()}
     width = max(map(len, rows))
-    return answer(
-        rows, options.json, lambda: "\n".join(f"{name:<{width}}  {row['description']}" for name, row in rows.items())
-    )
+
+    def line(name: str, row: dict[str, Any]) -> str:
+        needs = f' [pip install "lamo[{row["extra"]}]"]' if row["extra"] else ""
+        return f"{name:<{width}}  {row['description']}{needs}"
+
+    return answer(rows, options.json, lambda: "\n".join(line(name, row) for name, row in rows.items()))
 
 
 @dataclass

@@ -24,7 +24,8 @@ from lamo.tasks import env_family
 
 PARALLEL = 50
 _TRIES = 4  # episodes recorded for one that is kept, at most
-_VERSIONED = ("lamo", "numpy", "gymnasium", "mujoco", "stable-baselines3", "torch")
+_WITHOUT_FILE = ("train", "random", "operator")
+_VERSIONED = ("lamo", "numpy", "gymnasium", "mujoco", "gymnasium-robotics", "stable-baselines3", "torch")
 
 
 def collect(
@@ -57,7 +58,7 @@ def collect(
     collection_seed(seed, episodes - 1)
     kind, _, argument = policy.partition(":")
     band: tuple[float, float] | None = None
-    keys = _run_keys(policy) if kind not in ("train", "random", "sb3") else None
+    keys = _run_keys(policy) if kind not in _WITHOUT_FILE and kind != "sb3" else None
     with EnvPool(family.env, obs_keys=keys) as pool:
         limit = horizon or pool.max_episode_steps
         if limit is None:
@@ -83,7 +84,8 @@ def collect(
             "try another --seed"
         )
     # Names, not places: a dataset should not tell of the machine that made it.
-    name = policy if kind in ("train", "random", "operator") else ("sb3:" if kind == "sb3" else "") + Path(argument or policy).name
+    file = ("sb3:" if kind == "sb3" else "") + Path(argument or policy).name
+    name = policy if kind in _WITHOUT_FILE else file
     command = f"lamo data collect --task {task_or_env} --episodes {episodes} --seed {seed} --policy {shlex.quote(name)}"
     command += f" --horizon {horizon}" if horizon else ""
     command += f" --out {shlex.quote(path.name)}" if path else ""

@@ -68,9 +68,10 @@ def adapt(episodes: Episodes) -> Episodes:
     env = str(episodes.metadata.get("env") or "")
     if not (_KITCHEN.match(env) or _KITCHEN.match(PurePath(episodes.source).name)):
         return episodes
-    metadata = dict(episodes.metadata)
-    notes = list(metadata.get("notes", []))
+    notes = list(episodes.metadata.get("notes", []))
+    told = len(notes)
     changed: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if counts_subtasks(episodes.rewards, episodes.offsets):
         changed["rewards"], fell = pay_once(episodes.rewards, episodes.offsets)
         notes.append(
@@ -79,28 +80,28 @@ def adapt(episodes: Episodes) -> Episodes:
         )
         if fell:
             notes.append(f"in {fell} episodes a count fell: a subtask finished while another came undone is not paid")
-    width, keys = episodes.observations.shape[1], metadata.get("observation_keys") or []
-    if width > OBSERVATION_DIM and keys and keys[-1] == "observation" and "desired_goal" in str(keys):
+    own = None if env in _PAYING.values() else _environment(episodes)
+    keys, width = episodes.metadata.get("observation_keys") or [], episodes.observations.shape[1]
+    if own and width > OBSERVATION_DIM and keys and keys[-1] == "observation":
         changed["observations"] = np.ascontiguousarray(episodes.observations[:, -OBSERVATION_DIM:])
         if episodes.final_observations is not None:
             changed["final_observations"] = np.ascontiguousarray(episodes.final_observations[:, -OBSERVATION_DIM:])
-        metadata["observation_keys"] = ["observation"]
+        metadata["observation_keys"] = []
         notes.append("goals left out of the observations: they never change")
         width = OBSERVATION_DIM
-    own = _environment(episodes)
-    if width == OBSERVATION_DIM and own and env not in _PAYING.values():
+    if own and width == OBSERVATION_DIM:
         metadata["env"] = own
         notes.append(f"recorded in {env or 'an environment that it does not name'}; scored in {own}")
-    if notes == metadata.get("notes", []):
+    if len(notes) == told:
         return episodes
-    return replace(episodes, **changed, metadata={**metadata, "notes": notes})
+    return replace(episodes, **changed, metadata={**episodes.metadata, **metadata, "notes": notes})
 
 
 def _environment(episodes: Episodes) -> str | None:
     """lamo's environment in which the same four subtasks pay; None where the recording does not tell."""
     keys = episodes.metadata.get("observation_keys") or []
     goals = {key.removeprefix("desired_goal/") for key in keys if key.startswith("desired_goal/")}
-    if goals:
+    if keys:  # without goals they were chosen: then the environment's are to be chosen in the same way
         return _PAYING.get(frozenset(goals))
     name = f"{episodes.metadata.get('env')} {episodes.source}".lower().replace("-", "_")
     return next((env for word, env in _SETS.items() if word in name), None)

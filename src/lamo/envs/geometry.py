@@ -64,9 +64,14 @@ class Outline:
             self._add(True, i, -1, 0.0, float(model.site_size[i][0]), model.site(i).name, model.site_rgba[i])
 
     @classmethod
-    def of(cls, env: Any) -> Outline | None:
-        """Of a Gymnasium environment, however wrapped; None where it is not MuJoCo's."""
+    def of(cls, env: Any) -> Any:
+        """Of a Gymnasium environment, however wrapped; None where it is not MuJoCo's.
+
+        An environment that knows better has an `outline()`: something with `view`, `parts` and `frame()`.
+        """
         inner = env.unwrapped
+        if callable(own := getattr(inner, "outline", None)):
+            return own()
         return cls(inner) if type(getattr(inner, "model", None)).__name__ == "MjModel" else None
 
     def frame(self) -> NDArray[np.float64]:

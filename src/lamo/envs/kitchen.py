@@ -31,6 +31,7 @@ import numpy as np
 from gymnasium import spaces, utils
 from numpy.typing import NDArray
 
+from lamo.envs.kitchen_sketch import KitchenSketch
 from lamo.errors import LamoError
 
 SUBTASKS = ("microwave", "kettle", "bottom burner", "top burner", "light switch", "slide cabinet", "hinge cabinet")
@@ -51,7 +52,9 @@ class KitchenEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]], utils.
         self.subtasks = tuple(subtasks)
         unknown = [name for name in self.subtasks if name not in SUBTASKS]
         if unknown or not self.subtasks:
-            raise LamoError(f"the kitchen has no subtask {unknown[0] if unknown else ''!r}; known: {', '.join(SUBTASKS)}")
+            raise LamoError(
+                f"the kitchen has no subtask {unknown[0] if unknown else ''!r}; known: {', '.join(SUBTASKS)}"
+            )
         self._inner: Any = _robotics().KitchenEnv(tasks_to_complete=list(self.subtasks), render_mode=render_mode)
         self.render_mode = render_mode
         if render_mode is None:
@@ -90,6 +93,10 @@ class KitchenEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]], utils.
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
         """(480, 480, 3) uint8 by MuJoCo's renderer, which needs GL; None without a render mode."""
         return None if self.render_mode is None else self._inner.render()
+
+    def outline(self) -> KitchenSketch:
+        """The kitchen as segments, for pictures without GL."""
+        return KitchenSketch(self)
 
     def close(self) -> None:
         self._inner.close()

@@ -74,7 +74,8 @@ class OperatorBehaviour:
     def __init__(self, pool: EnvPool, kind: Demonstrations = "complete", manner: str = "") -> None:
         if not isinstance(pool.envs[0].unwrapped, KitchenEnv):
             raise LamoError(f"{pool.env_id}: the scripted operator works in the kitchen alone; give another --policy")
-        self._pool, self.kind = pool, kind
+        self._pool = pool
+        self.kind: Demonstrations = kind
         self.style, self.plan = read_manner(manner)
         self._operators: list[Operator] = []
 

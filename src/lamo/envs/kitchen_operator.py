@@ -130,7 +130,9 @@ class Operator:
     All its noise comes from `generator`. `act()` gives the next action from the state of the simulator as it is then.
     """
 
-    def __init__(self, env: Any, plan: Sequence[str], generator: np.random.Generator, style: Style | None = None) -> None:
+    def __init__(
+        self, env: Any, plan: Sequence[str], generator: np.random.Generator, style: Style | None = None
+    ) -> None:
         unknown = [name for name in plan if name not in SKILLS]
         if unknown:
             raise LamoError(f"the kitchen has no subtask {unknown[0]!r}; known: {', '.join(SUBTASKS)}")
