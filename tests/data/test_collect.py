@@ -128,6 +128,7 @@ def test_the_kitchen_operator_is_recorded(tmp_path: Path) -> None:
     notes = again.metadata["attributes"]
     assert notes["policy"] == KITCHEN["policy"] and "plans: light switch; noise 0.06" in notes["policy_description"]
     assert "gymnasium-robotics" in json.loads(notes["versions"])
+    assert (notes["subtasks_intended"], notes["subtasks_finished"]) == (2, 2)
 
 
 def test_kitchen_demonstrations_are_the_same_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +194,7 @@ def test_several_tasks_are_a_folder_of_files(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.slow
-def test_the_three_kitchen_sets_come_out_of_one_command(tmp_path: Path) -> None:
+def test_the_three_kitchen_sets_come_out_of_one_command_and_train(tmp_path: Path) -> None:
     tasks = "kitchen-complete,kitchen-partial,kitchen-mixed"
     command = ["data", "collect", "--task", tasks, "--policy", "operator", "--episodes", "12", "--quiet"]
     assert main([*command, "--out", str(tmp_path)]) == 0
@@ -201,6 +202,12 @@ def test_the_three_kitchen_sets_come_out_of_one_command(tmp_path: Path) -> None:
     assert complete.returns.tolist() == [4.0] * 12 and complete.terminated.all()
     assert 1 < partial.returns.mean() < 4 and mixed.returns.max() == 3.0 and not mixed.terminated.any()
     assert mixed.metadata["env"] != partial.metadata["env"] == complete.metadata["env"]
+    budget = ["--steps", "200", "--eval-every", "200", "--eval-episodes", "1", "--targets", "4", "--quiet"]
+    for task in tasks.split(","):
+        run, data = tmp_path / task, str(tmp_path / f"{task}.hdf5")
+        assert main(["train", "--preset", "dt", "--task", task, "--dataset", data, "--out", str(run), *budget]) == 0
+        rows = [json.loads(line) for line in (run / "episodes.jsonl").read_text().splitlines()]
+        assert len(rows) == 1 and rows[0]["score"] == 25 * rows[0]["return"] and rows[0]["length"] <= 280
 
 
 @pytest.fixture

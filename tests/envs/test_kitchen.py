@@ -85,9 +85,18 @@ def test_each_subtask_pays_once(env: KitchenEnv) -> None:
     assert put("slide cabinet", 0.0)[0] == 1.0, "a new episode pays anew"
 
 
-def test_the_arm_can_be_drawn(env: KitchenEnv) -> None:
+def test_it_is_drawn_as_what_it_is(env: KitchenEnv) -> None:
+    env.reset(seed=0)
     outline = Outline.of(env)
-    assert outline is not None and outline.view == "xz" and np.isfinite(outline.frame()).all()
+    names = [part["name"] for part in outline.parts]
+    assert outline.view == "xz" and {"arm", "left finger", "kettle", "microwave's door"} <= set(names)
+    before, state = outline.frame(), env.data.qpos.copy()
+    assert before.shape == (len(names), 4) and np.isfinite(before).all()
+    np.testing.assert_array_equal(env.data.qpos, state)
+    index, goal = goals()["microwave"]
+    env.data.qpos[index] = goal
+    moved = {name for name, same in zip(names, (outline.frame() == before).all(axis=1), strict=True) if not same}
+    assert moved == {"microwave's door", "its handle"}
 
 
 def test_unknown_subtask_names_the_known() -> None:

@@ -92,6 +92,7 @@ def test_a_mistake_aims_beside_and_the_next_attempt_does_not(env: KitchenEnv) ->
 def test_after_the_plan_it_rests(env: KitchenEnv) -> None:
     env.reset(seed=0)
     operator = Operator(env, [], np.random.default_rng(0))
+    assert operator.finished() == set()
     for step in range(12):
         assert operator.idle == step
         env.step(operator.act())

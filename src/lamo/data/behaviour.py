@@ -45,7 +45,11 @@ _ACTIVATIONS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = 
 
 
 class Behaviour(Protocol):
-    """What `collect` records."""
+    """What `collect` records.
+
+    It may also have `finished(rows)` -> (m,) bool, which ends episodes; `keeps(return)` -> bool, which says whether an
+    episode belongs to what is recorded; and `notes()`, a dict of what came of it, for the file's attributes.
+    """
 
     def reset(self, generators: Sequence[np.random.Generator]) -> None:
         """Start one episode per generator."""

@@ -77,6 +77,10 @@ def collect(
         else:
             behaviour, notes = _RunBehaviour(policy), {"policy_description": "policy of a lamo run"}
         recorded = record(pool, behaviour, episodes, seed, limit, progress)
+        if callable(tell := getattr(behaviour, "notes", None)):
+            notes |= tell()
+            if progress:
+                progress(", ".join(f"{name} {value}" for name, value in tell().items()))
     mean = float(recorded.returns.mean())
     if band and not band[0] <= mean <= band[1]:
         raise LamoError(

@@ -36,6 +36,7 @@ from lamo.errors import LamoError
 
 SUBTASKS = ("microwave", "kettle", "bottom burner", "top burner", "light switch", "slide cabinet", "hinge cabinet")
 OBSERVATION_DIM = 59
+FINISHED = 0.3  # the distance of a subtask's joints from their goal under which it counts as finished
 
 
 class KitchenEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]], utils.EzPickle):

@@ -78,11 +78,12 @@ class OperatorBehaviour:
         self.kind: Demonstrations = kind
         self.style, self.plan = read_manner(manner)
         self._operators: list[Operator] = []
+        self._intended = self._finished = 0
 
     def reset(self, generators: Sequence[np.random.Generator]) -> None:
-        """Start one episode per generator; the environments must have been reset, or are before the next `act`."""
+        """Start one episode per generator; the environments are reset after this and before the next `act`."""
+        self._tally()
         self._generators: list[np.random.Generator] = [generator.spawn(1)[0] for generator in generators]
-        self._operators = []
 
     def act(
         self, observations: NDArray[np.float32], rewards: NDArray[np.float64] | None, rows: NDArray[np.int64]
@@ -102,6 +103,16 @@ class OperatorBehaviour:
             return True
         everything = len(self._kitchen(0).subtasks)
         return {"complete": total >= everything, "partial": True, "mixed": total < everything}[self.kind]
+
+    def notes(self) -> dict[str, Any]:
+        """What came of the plans so far, in all episodes, refused ones too."""
+        self._tally()
+        return {"subtasks_intended": self._intended, "subtasks_finished": self._finished}
+
+    def _tally(self) -> None:
+        self._intended += sum(len(operator.plan) for operator in self._operators)
+        self._finished += sum(len(operator.finished()) for operator in self._operators)
+        self._operators = []
 
     def _begin(self, row: int) -> Operator:
         kitchen, generator = self._kitchen(row), self._generators[row]

@@ -19,83 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from lamo.envs.kitchen import SUBTASKS, goals
+from lamo.envs.kitchen import FINISHED, SUBTASKS, goals
 from lamo.envs.kitchen_arm import Arm, orientation
+from lamo.envs.kitchen_skills import SKILLS, Skill
 from lamo.errors import LamoError
-
-Vector = tuple[float, float, float]
-# Joint angles to lean to: bent for what stands on the counter, higher for the oven's panel and the cabinets.
-_LOW = (-1.2, -1.5, 2.1, -1.5, -0.2, 1.5, 1.65)
-_MIDDLE = (-1.2, -1.0, 1.35, -2.1, -0.6, 1.8, 1.4)
-_HIGH = (-1.0, -0.6, 1.2, -2.0, -0.6, 1.6, 1.6)
-_REST = (-0.45, 0.12, 2.02)  # metres: about where the hand is at a reset
-
-
-@dataclass(frozen=True)
-class Skill:
-    """How one subtask is done. Offsets are of the hand from the handle, in metres: forward, right, up of the hand."""
-
-    site: str
-    """The handle, a site of the model."""
-    joint: str
-    """What it moves."""
-    posture: Vector | tuple[float, ...]
-    before: Vector
-    """Where `approach` goes."""
-    at: Vector
-    """Where `reach` goes."""
-    way: float = 0.0
-    """Which way the joint goes: 1 or -1; 0 for the kettle, which goes to its goal freely."""
-    yaw: float = 0.0
-    pitch: float = 0.0
-    level: float = 0.1
-    """How much the pitch matters."""
-    hand: Literal["fist", "fork", "grip"] = "grip"
-    """Closed; open, with the handle between the fingers; or open until they close around the handle."""
-    twists: bool = False
-    """Whether the hand turns the handle about its own forward axis and stays where it is."""
-    lead: float = 0.12
-    """How far ahead of the handle the hand is aimed while it drives, in metres."""
-    turning: float = 0.3
-    """What a radian of turning is worth while it drives, in metres."""
-    grasp: Vector = (0.0, 0.0, 0.0)
-    """From the site, in its own axes: what to take hold of."""
-    until: float = 0.2
-    """The distance from the joint's goal at which it is let go; under 0.3 the subtask counts as finished."""
-    after: Vector = (-0.15, 0.0, 0.0)
-    """Where `leave` goes, from where the handle was let go."""
-
-
-_KNOB = {"posture": _MIDDLE, "before": (-0.13, 0, 0), "at": (-0.03, 0, 0), "level": 1.0, "twists": True}
-SKILLS: dict[str, Skill] = {
-    "microwave": Skill(
-        "microhandle_site", "microwave", _LOW, (-0.13, 0, 0), (0.005, 0, 0), way=-1, yaw=0.3, pitch=0.5,
-        lead=0.08, turning=0.05,
-    ),
-    "kettle": Skill(
-        "kettle_site", "kettle", _LOW, (-0.12, 0, 0), (-0.015, 0, 0), pitch=0.5,
-        grasp=(-0.092, 0, -0.069),  # the left one of the two posts that carry the handle
-    ),
-    "bottom burner": Skill("knob2_site", "knob_Joint_2", **_KNOB),
-    "top burner": Skill("knob4_site", "knob_Joint_4", **_KNOB),
-    "light switch": Skill(
-        "light_site", "light_switch", _MIDDLE, (-0.10, 0.07, 0), (0, 0.07, 0), way=-1, level=1.0,
-        hand="fist",
-    ),
-    "slide cabinet": Skill(
-        "slide_site", "slide_cabinet", _HIGH, (-0.13, 0, 0), (-0.005, 0, 0), way=1, level=1.0, hand="fork",
-    ),
-    "hinge cabinet": Skill(
-        "hinge_site2", "right_hinge_cabinet", _HIGH, (-0.13, 0, 0), (0.005, 0, 0), way=1, lead=0.08, turning=0.05,
-        after=(-0.12, 0, -0.35),  # below the open door
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,6 +52,7 @@ class Style:
 PATIENCE = {"approach": 60, "reach": 15, "grip": 5, "drive": 35, "release": 4, "leave": 25}
 _NEAR = {"approach": (0.04, 0.5), "reach": (0.015, 0.35), "leave": (0.08, 3.2)}  # metres and rad: near enough
 _SLIPPED = 0.07  # metres from hand to handle
+_REST = (-0.45, 0.12, 2.02)  # metres: about where the hand is at a reset
 _ATTEMPTS = 3
 _MISTAKE = 0.05  # metres
 _NOISE_KEPT = 0.7  # of the noise of one step in the next
@@ -137,7 +71,8 @@ class Operator:
         if unknown:
             raise LamoError(f"the kitchen has no subtask {unknown[0]!r}; known: {', '.join(SUBTASKS)}")
         self._env, self._arm, self._generator, self._style = env, Arm(env), generator, style or Style()
-        self._left = list(plan)
+        self.plan = tuple(plan)
+        self._left, self._finished = list(plan), set[str]()
         self._speed = generator.uniform(self._style.slowest, 1.0)
         self._noise = np.zeros(9)
         self._attempt = 0
@@ -157,6 +92,10 @@ class Operator:
         self._noise[:7] += fresh * self._generator.standard_normal(7)
         return np.clip(action + self._noise, -1.0, 1.0)
 
+    def finished(self) -> set[str]:
+        """The subtasks of the plan that are finished, or were when it went on to the next."""
+        return self._finished | {name for name in self.plan if self._env.distance(name) < FINISHED}
+
     @property
     def _skill(self) -> Skill:
         return SKILLS[self._left[0]]
@@ -173,7 +112,7 @@ class Operator:
         """Whether the phase has done its work, or has gone on for too long."""
         if self._steps >= PATIENCE[self._phase]:
             return True
-        if self._phase == "approach" and self._steps == 0 and self._done(0.3):
+        if self._needless():
             return True
         if self._phase == "drive":
             return self._done(self._skill.until) or (self._skill.hand == "grip" and self._slipped())
@@ -181,6 +120,10 @@ class Operator:
             metres, radians = self._arm.error(*self._pose(), self._skill.level)
             return metres < _NEAR[self._phase][0] and radians < _NEAR[self._phase][1]
         return False
+
+    def _needless(self) -> bool:
+        """Whether the subtask is finished before it is begun: something else has done it."""
+        return self._phase == "approach" and self._steps == 0 and self._done(FINISHED)
 
     def _slipped(self) -> bool:
         """Whether the handle is no longer between the fingers."""
@@ -190,9 +133,10 @@ class Operator:
         return self._env.distance(self._left[0]) < distance
 
     def _advance(self) -> None:
-        if self._phase == "leave" or (self._phase == "approach" and self._steps == 0):
+        if self._phase == "leave" or self._needless():
             self._attempt += 1
-            if self._done(0.3) or self._attempt >= _ATTEMPTS:
+            if self._done(FINISHED) or self._attempt >= _ATTEMPTS:
+                self._finished |= self.finished()
                 self._left.pop(0)
                 self._attempt = 0
             if self._left:

@@ -10,30 +10,32 @@ right.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Point = tuple[str, float, float, float]  # a body, and metres in its axes
+Edge = tuple[Point, Point]
 _DEEPER = np.array([0.35, 0.25])  # right and up, per metre of depth
 _WALL, _FIXTURE, _HANDLE, _ARM, _FINGER = "#c9ccd1", "#8a8f98", "#d6453d", "#406b9e", "#f29c2b"
 
 
-def _frame_of(body: str, low: tuple[float, float], high: tuple[float, float], depth: float) -> list[tuple[Point, Point]]:
+def _frame_of(body: str, low: tuple[float, float], high: tuple[float, float], depth: float) -> list[Edge]:
     """The four edges of an upright rectangle in a body's axes: x and z of two corners, and y."""
     corners = [(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])]
     points: list[Point] = [(body, x, depth, z) for x, z in corners]
     return list(zip(points, points[1:] + points[:1], strict=True))
 
 
-def _bar(body: str, start: tuple[float, float, float], end: tuple[float, float, float]) -> list[tuple[Point, Point]]:
+def _bar(body: str, start: tuple[float, float, float], end: tuple[float, float, float]) -> list[Edge]:
     return [((body, *start), (body, *end))]
 
 
 _LINKS = [f"panda0_link{i}" for i in (0, 1, 3, 4, 5, 6, 7)]
 # (name, radius in metres, colour, edges), those underneath first
-_PARTS: list[tuple[str, float, str, list[tuple[Point, Point]]]] = [
+_PARTS: list[tuple[str, float, str, list[Edge]]] = [
     ("counter", 0.015, _WALL, _bar("counters1", (-1.2, -0.45, 1.6), (1.0, -0.45, 1.6))),
     ("slide cabinet", 0.01, _WALL, _frame_of("slide", (-0.45, -0.2), (0.45, 0.2), -0.3)),
     ("hinge cabinet", 0.01, _WALL, _frame_of("hingecab", (-0.4, -0.2), (0.4, 0.2), -0.3)),
@@ -51,7 +53,7 @@ _PARTS: list[tuple[str, float, str, list[tuple[Point, Point]]]] = [
     ("its left post", 0.02, _FIXTURE, _bar("kettleroot", (-0.092, 0, 0.1), (-0.092, 0, 0.25))),
     ("its right post", 0.02, _FIXTURE, _bar("kettleroot", (0.092, 0, 0.1), (0.092, 0, 0.25))),
     ("its handle", 0.03, _HANDLE, _bar("kettleroot", (-0.1, 0, 0.259), (0.1, 0, 0.259))),
-    ("arm", 0.05, _ARM, [((a, 0, 0, 0), (b, 0, 0, 0)) for a, b in zip(_LINKS, _LINKS[1:], strict=False)]),
+    ("arm", 0.05, _ARM, [((a, 0, 0, 0), (b, 0, 0, 0)) for a, b in pairwise(_LINKS)]),
     ("hand", 0.035, _ARM, _bar("panda0_link7", (0, 0, 0), (0, 0, 0.15))),
     ("left finger", 0.012, _FINGER, _bar("panda0_leftfinger", (0, 0.012, 0), (0, 0.009, 0.088))),
     ("right finger", 0.012, _FINGER, _bar("panda0_rightfinger", (0, -0.012, 0), (0, -0.009, 0.088))),
