@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import common
 import numpy as np
 import torch
 from common import ACTIONS, OBSERVATIONS, Row, at_most, in_turn, options, some_episodes, tell
 from handwritten import REFERENCES, torchrl_step
 
-import common
 from lamo.algorithms import get_algorithm, settings_type
 from lamo.config import Spec
 from lamo.data.episodes import Episodes

@@ -45,13 +45,14 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
 
 
 def test_the_assets_are_within_their_budgets() -> None:
-    """What every installation downloads: the language model at most 16 MiB, the dataset at most 6 MiB."""
+    """What every installation downloads: the language model at most 16 MiB, the datasets at most 6 and 5 MiB."""
     model = ASSETS / "lm-tiny"
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {
         path.name for path in model.iterdir()
     }
     assert sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) <= 16 * 2**20
     assert (ASSETS / "reacher2d-medium.hdf5").stat().st_size <= 6 * 2**20
+    assert (ASSETS / "kitchen-complete.hdf5").stat().st_size <= 5 * 2**20
 
 
 def test_no_asset_holds_a_pickle() -> None:

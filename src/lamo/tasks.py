@@ -111,17 +111,31 @@ def _locomotion(family: str, data: str) -> Task:
     )
 
 
-# The four subtasks that pay are those of D4RL's sets: complete and partial share one kitchen, mixed has another. 280
-# steps are the environment's limit (the paper's code has room for 1000); its code evaluates targets 5 4 3 2 1.
+# data: (environment, dataset, what it holds). The four subtasks that pay are those of D4RL's sets: complete and partial
+# share one kitchen, mixed has another. 280 steps are the environment's limit (the paper's code has room for 1000); its
+# code evaluates targets 5 4 3 2 1.
 _KITCHEN = {
-    "complete": ("KitchenMicrowaveKettleLightSlider-v1", "the four subtasks in order, in every episode"),
-    "partial": ("KitchenMicrowaveKettleLightSlider-v1", "subtasks in any order, in some episodes the four in order"),
-    "mixed": ("KitchenMicrowaveKettleBottomBurnerLight-v1", "subtasks in any order, never all four in an episode"),
+    "complete": (
+        "KitchenMicrowaveKettleLightSlider-v1",
+        "kitchen-complete",
+        "the four subtasks in order, in every episode",
+    ),
+    "partial": (
+        "KitchenMicrowaveKettleLightSlider-v1",
+        None,
+        "subtasks in any order, in some episodes the four in order",
+    ),
+    "mixed": (
+        "KitchenMicrowaveKettleBottomBurnerLight-v1",
+        None,
+        "subtasks in any order, never all four in an episode",
+    ),
 }
 
 
 def _kitchen(data: str) -> Task:
-    env, description = _KITCHEN[data]
+    env, dataset, description = _KITCHEN[data]
+    made = f"give --dataset: lamo data collect --task kitchen-{data} --policy operator"
     return Task(
         name=f"kitchen-{data}",
         env=env,
@@ -129,11 +143,11 @@ def _kitchen(data: str) -> Task:
         targets=(4.0, 5.0),
         return_scale=1.0,
         score_range=(0.0, 4.0),
-        dataset=None,
+        dataset=dataset,
         settings=_MLP,
         extra="kitchen",
         description=f"robot arm in a kitchen, sparse reward, {description} "
-        f"(make --dataset: lamo data collect --task kitchen-{data} --policy operator)",
+        f"({'comes with the package' if dataset else made})",
     )
 
 

@@ -14,7 +14,7 @@ from lamo.data.collect import collect, record
 from lamo.data.sources import load_episodes
 from lamo.envs.pool import EVALUATION_SEED_BASE, EnvPool
 from lamo.errors import LamoError
-from lamo.tasks import FAMILIES, Family
+from lamo.tasks import FAMILIES, Family, get_task
 
 MIB = 1 << 20
 
@@ -254,6 +254,19 @@ def test_embedded_dataset() -> None:
     notes = episodes.metadata["attributes"]
     assert notes["command"].startswith("lamo data collect --task reacher2d --episodes 1000")
     assert notes["env_id"] == "Reacher2d-v0" and int(notes["reset_seeds"].split()[-1]) < EVALUATION_SEED_BASE
+
+
+def test_embedded_kitchen() -> None:
+    episodes = load_episodes("kitchen-complete")
+    assert len(episodes) == 100 and (episodes.returns == 4).all() and episodes.terminated.all()
+    assert set(np.unique(episodes.rewards)) == {0.0, 1.0} and episodes.lengths.max() <= 280
+    task = get_task("kitchen-complete")
+    assert task.dataset == "kitchen-complete" and task.env == episodes.metadata["env"]
+    assert "notes" not in episodes.metadata, "nothing is left to relabel"
+    assert episodes.metadata["attributes"]["command"] == (
+        "lamo data collect --task kitchen-complete --episodes 100 --seed 0 --policy operator "
+        "--out kitchen-complete.hdf5"
+    )
 
 
 @pytest.mark.slow

@@ -77,11 +77,12 @@ def collect(
         else:
             behaviour, notes = _RunBehaviour(policy), {"policy_description": "policy of a lamo run"}
         recorded = record(pool, behaviour, episodes, seed, limit, progress)
-        if callable(tell := getattr(behaviour, "notes", None)):
-            told: Any = tell()
-            notes = {**notes, **told}
+        tell: Callable[[], dict[str, Any]] | None = getattr(behaviour, "notes", None)
+        if tell is not None:
+            came_of_it = tell()
+            notes |= came_of_it
             if progress:
-                progress(", ".join(f"{name} {value}" for name, value in told.items()))
+                progress(", ".join(f"{name} {value}" for name, value in came_of_it.items()))
     mean = float(recorded.returns.mean())
     if band and not band[0] <= mean <= band[1]:
         raise LamoError(
