@@ -28,11 +28,18 @@ def test_rows_are_whole(name: str) -> None:
 
 def test_rows_of_the_published_tables() -> None:
     kitchens = {"kitchen-complete", "kitchen-partial", "kitchen-mixed"}
-    assert set(TASKS) == {"reacher2d-medium"} | kitchens | {
+    locomotion = {
         f"{env}-{kind}"
-        for env in ("hopper", "halfcheetah", "walker2d")
+        for env in ("hopper", "halfcheetah", "walker2d", "ant")
         for kind in ("medium", "medium-replay", "medium-expert", "expert")
     }
+    adroit = {
+        f"{env}-{kind}" for env in ("pen", "door", "hammer", "relocate") for kind in ("human", "cloned", "expert")
+    }
+    ants = {f"antmaze-{kind}" for kind in ("umaze", "umaze-diverse", "medium-play", "medium-diverse")}
+    mazes = ants | {"antmaze-large-play", "antmaze-large-diverse"}
+    mazes |= {f"pointmaze-{size}" for size in ("umaze", "medium", "large")}
+    assert set(TASKS) == {"reacher2d-medium"} | kitchens | locomotion | adroit | mazes
     reacher = TASKS["reacher2d-medium"]
     assert (reacher.horizon, reacher.targets, reacher.return_scale) == (100, (40.0, 76.0), 10.0)
     assert reacher.settings["context"] == 5 and TASKS["walker2d-medium"].settings["context"] == 20
@@ -50,6 +57,18 @@ def test_kitchen_rows() -> None:
     }
     assert rows["complete"].env == rows["partial"].env != rows["mixed"].env
     assert [rows["mixed"].score(done) for done in (0.0, 1.0, 4.0)] == [0.0, 25.0, 100.0]
+
+
+def test_rows_of_other_sources() -> None:
+    assert (TASKS["ant-medium"].env, TASKS["ant-medium-replay"].env) == ("Ant-v5", "AntD4RL-v0")
+    assert TASKS["ant-expert"].score(3879.7) == pytest.approx(100.0)
+    pen = TASKS["pen-human"]
+    assert (pen.horizon, pen.dataset, pen.extra) == (100, "D4RL/pen/human-v2", "robotics")
+    assert pen.score(96.262799) == pytest.approx(0.0) and pen.score(3076.8331017826877) == pytest.approx(100.0)
+    for name, task in TASKS.items():
+        if "maze" in name:
+            assert task.score_range == (0.0, 1.0) and task.targets == (0.5, 1.0) and task.return_scale == 1.0
+    assert TASKS["antmaze-large-play"].dataset == "D4RL/antmaze/large-play-v1"
 
 
 def test_score() -> None:

@@ -38,6 +38,7 @@ def provenance(
         },
         "task": {
             "name": task.name,
+            "description": task.description,
             "env": task.env,
             "score_range": task.score_range,
             "horizon": task.horizon,

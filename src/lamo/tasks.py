@@ -1,7 +1,7 @@
 """One table of tasks: environment, horizon, return targets and scale, score references, dataset, published settings.
 
-Numbers are those of LaMo (arXiv 2310.20587): its hyper-parameter tables and, where they are silent, its released code.
-A new task is one row.
+Numbers are those of LaMo (arXiv 2310.20587): its hyper-parameter tables and, where they are silent, its released code;
+of tasks that it has not, those of the sources named beside them. A new task is one row.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Task:
     tanh_head.
     """
     extra: str | None = None
-    """The pip extra the environment needs, as in `pip install "lamo[kitchen]"`."""
+    """The pip extra the environment needs, as in `pip install "lamo[robotics]"`."""
     description: str = ""
 
     def score(self, value: float) -> float | None:
@@ -68,6 +68,7 @@ FAMILIES: dict[str, Family] = {
     "hopper": Family("Hopper-v5", {}),
     "halfcheetah": Family("HalfCheetah-v5", {}),
     "walker2d": Family("Walker2d-v5", {}),
+    "ant": Family("Ant-v5", {}),
     "reacher": Family("Reacher-v5", {}),
 }
 
@@ -83,7 +84,11 @@ _LOCOMOTION: dict[str, tuple[str, tuple[float, ...], tuple[float, float], dict[s
     "hopper": ("Hopper-v5", (1800.0, 3600.0), (-20.272305, 3234.3), _HOPPER),
     "halfcheetah": ("HalfCheetah-v5", (8000.0, 12000.0), (-280.178953, 12135.0), _MLP),
     "walker2d": ("Walker2d-v5", (2500.0, 5000.0), (1.629008, 4592.3), _MLP),
+    # The paper has no ant: a target above D4RL's expert, as in its other rows, and half of it.
+    "ant": ("Ant-v5", (2500.0, 5000.0), (-325.6, 3879.7), _MLP),
 }
+# D4RL's files of the ant have 111 numbers in an observation, which no Ant of Gymnasium has: `lamo.envs.ant`.
+_D4RL_ENVS = {"ant": "AntD4RL-v0"}
 # Minari's own recordings (its "medium" is not D4RL's "medium"); the two mixtures exist only as D4RL's files, which the
 # user brings.
 _MINARI = {
@@ -100,7 +105,7 @@ def _locomotion(family: str, data: str) -> Task:
     brought = "" if dataset else f" (give --dataset: D4RL's {family}_{data.replace('-', '_')}-v2.hdf5)"
     return Task(
         name=f"{family}-{data}",
-        env=env,
+        env=env if dataset else _D4RL_ENVS.get(family, env),
         horizon=1000,
         targets=targets,
         return_scale=1000.0,
@@ -151,6 +156,71 @@ def _kitchen(data: str) -> Task:
     )
 
 
+# The paper trained on none of the tasks below; their settings are those of its MuJoCo rows. Targets of Adroit and
+# AntMaze are those of CORL's Decision Transformer (arXiv 2210.07105: D4RL's expert, rounded up, and half of it; 1 and
+# 0.5), score ranges those of D4RL's infos.py, data Minari's copies of D4RL's.
+# family: (environment, horizon, targets, score range, what the hand does)
+_ADROIT: dict[str, tuple[str, int, tuple[float, float], tuple[float, float], str]] = {
+    "pen": ("AdroitHandPen100-v1", 100, (1550.0, 3100.0), (96.262799, 3076.8331017826877), "turns a pen"),
+    "door": ("AdroitHandDoor-v1", 200, (1450.0, 2900.0), (-56.512833, 2880.5693087298737), "opens a door"),
+    "hammer": ("AdroitHandHammer-v1", 200, (6400.0, 12800.0), (-274.856578, 12794.134825156867), "drives a nail"),
+    "relocate": ("AdroitHandRelocate-v1", 200, (2150.0, 4300.0), (-6.425911, 4233.877797728884), "carries a ball"),
+}
+_ADROIT_DATA = {
+    "human": "25 human demonstrations",
+    "cloned": "imitators and demonstrations",
+    "expert": "a trained expert",
+}
+
+
+def _adroit(family: str, data: str) -> Task:
+    env, horizon, targets, score_range, what = _ADROIT[family]
+    return Task(
+        name=f"{family}-{data}",
+        env=env,
+        horizon=horizon,
+        targets=targets,
+        return_scale=1000.0,
+        score_range=score_range,
+        dataset=f"D4RL/{family}/{data}-v2",
+        settings=_MLP,
+        extra="robotics",
+        description=f"a hand of 24 joints {what}, {_ADROIT_DATA[data]}",
+    )
+
+
+# name: (environment, horizon, dataset, what it holds). An episode ends at the goal and pays 1 for it, in evaluation
+# and, by cutting them there, in the data (`lamo.data.mazes`): a score is the percentage of goals that are reached. For
+# the point that is not the score of D4RL's maze2d, which counts the steps spent at the goal.
+_MAZES = {
+    "antmaze-umaze": ("AntMazeUMaze-v0", 700, "D4RL/antmaze/umaze-v1", "one start and goal"),
+    "antmaze-umaze-diverse": ("AntMazeUMaze-v0", 700, "D4RL/antmaze/umaze-diverse-v1", "random starts and goals"),
+    "antmaze-medium-play": ("AntMazeMedium-v0", 1000, "D4RL/antmaze/medium-play-v1", "chosen starts and goals"),
+    "antmaze-medium-diverse": ("AntMazeMedium-v0", 1000, "D4RL/antmaze/medium-diverse-v1", "random starts and goals"),
+    "antmaze-large-play": ("AntMazeLarge-v0", 1000, "D4RL/antmaze/large-play-v1", "chosen starts and goals"),
+    "antmaze-large-diverse": ("AntMazeLarge-v0", 1000, "D4RL/antmaze/large-diverse-v1", "random starts and goals"),
+    "pointmaze-umaze": ("PointMazeUMaze-v0", 300, "D4RL/pointmaze/umaze-v2", "a planner with noise"),
+    "pointmaze-medium": ("PointMazeMedium-v0", 600, "D4RL/pointmaze/medium-v2", "a planner with noise"),
+    "pointmaze-large": ("PointMazeLarge-v0", 800, "D4RL/pointmaze/large-v2", "a planner with noise"),
+}
+
+
+def _maze(name: str) -> Task:
+    env, horizon, dataset, data = _MAZES[name]
+    return Task(
+        name=name,
+        env=env,
+        horizon=horizon,
+        targets=(0.5, 1.0),
+        return_scale=1.0,
+        score_range=(0.0, 1.0),
+        dataset=dataset,
+        settings=_MLP,
+        extra="robotics",
+        description=f"{'an ant' if env.startswith('Ant') else 'a point'} in a maze, sparse reward: {data}",
+    )
+
+
 TASKS: dict[str, Task] = {
     "reacher2d-medium": Task(
         name="reacher2d-medium",
@@ -165,6 +235,8 @@ TASKS: dict[str, Task] = {
     ),
     **{f"{family}-{data}": _locomotion(family, data) for family in _LOCOMOTION for data in _MINARI},
     **{f"kitchen-{data}": _kitchen(data) for data in _KITCHEN},
+    **{f"{family}-{data}": _adroit(family, data) for family in _ADROIT for data in _ADROIT_DATA},
+    **{name: _maze(name) for name in _MAZES},
 }
 
 

@@ -81,7 +81,7 @@ def report_verb(argv: list[str]) -> int:
 
 @dataclass
 class Tasks:
-    """List the tasks that --task knows."""
+    """List the tasks that --task knows, with what each needs."""
 
     json: bool = False
     """Print one JSON object, task by name."""
@@ -95,8 +95,12 @@ def tasks_verb(argv: list[str]) -> int:
     width = max(map(len, rows))
 
     def line(name: str, row: dict[str, Any]) -> str:
-        needs = f' [pip install "lamo[{row["extra"]}]"]' if row["extra"] else ""
-        return f"{name:<{width}}  {row['description']}{needs}"
+        needs = [f"{row['env']}"]
+        if row["dataset"] and "/" in row["dataset"]:
+            needs.append(f"data by Minari: {row['dataset']}")
+        if row["extra"]:
+            needs.append(f'pip install "lamo[{row["extra"]}]"')
+        return f"{name:<{width}}  {row['description']} [{', '.join(needs)}]"
 
     return answer(rows, options.json, lambda: "\n".join(line(name, row) for name, row in rows.items()))
 

@@ -22,6 +22,14 @@ ENVIRONMENTS: dict[str, tuple[str, int, dict[str, Any]]] = {
         280,
         {"subtasks": ("microwave", "kettle", "bottom burner", "light switch")},
     ),
+    "AntD4RL-v0": ("lamo.envs.ant:D4RLAntEnv", 1000, {}),
+    "AdroitHandPen100-v1": ("lamo.envs.robotics:adroit_pen", 100, {}),
+    # The mazes of D4RL: reaching the goal pays 1 and ends the episode. Limits are gymnasium-robotics' (and D4RL's).
+    **{
+        f"{robot}Maze{maze}-v0": (f"lamo.envs.robotics:{robot.lower()}_maze", limit, {"maze": maze.lower()})
+        for robot, limits in (("Ant", (700, 1000, 1000)), ("Point", (300, 600, 800)))
+        for maze, limit in zip(("UMaze", "Medium", "Large"), limits, strict=True)
+    },
 }
 
 

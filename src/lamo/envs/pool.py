@@ -18,6 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from lamo.envs import register
+from lamo.envs.robotics import import_robotics, is_robotics
 from lamo.errors import LamoError
 from lamo.tasks import nearest
 
@@ -49,8 +50,14 @@ def collection_seed(seed: int, episode: int) -> int:
 
 
 def make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-    """`gymnasium.make` without its checker and its advice to upgrade; what it cannot make is a `LamoError`."""
+    """`gymnasium.make` without its checker and its advice to upgrade; what it cannot make is a `LamoError`.
+
+    gymnasium-robotics, where it is installed, is imported when one of its environments is asked for; those of other
+    packages are named `package:Env-v0`.
+    """
     register()
+    if env_id not in gymnasium.registry and is_robotics(env_id):
+        import_robotics()
     if env_id not in gymnasium.registry and ":" not in env_id and not _VERSIONED.search(env_id):
         # Gymnasium would take the newest version, and another one next year.
         raise LamoError(f"unknown environment {env_id!r}; {_nearest_env(env_id)}")

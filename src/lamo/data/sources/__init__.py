@@ -11,6 +11,7 @@ from typing import Literal
 
 from lamo.data.episodes import Episodes
 from lamo.data.kitchen import adapt
+from lamo.data.mazes import end_at_goal
 from lamo.data.sources.arrays import read_npz
 from lamo.data.sources.d4rl import read_d4rl
 from lamo.data.sources.hdf5 import open_hdf5
@@ -69,7 +70,8 @@ def load_episodes(
 
     Options, as on the command line: `columns` maps those of a table (`["obs=x,y", "action=ux", …]`), `obs_keys` chooses
     among dict observations, `actions` says what integers mean, `reward="none"` reads a log without rewards.
-    Recordings of the kitchen are brought to what its environment sees and pays (`lamo.data.kitchen`).
+    Recordings of the kitchen are brought to what its environment sees and pays (`lamo.data.kitchen`), those of mazes
+    end at the goal (`lamo.data.mazes`).
     Raises `LamoError`, one line, for whatever cannot be read or is not sound: see `docs/data.md`.
     """
     options = ReadOptions(
@@ -86,7 +88,7 @@ def load_episodes(
     if not path.exists():
         if isinstance(source, str) and is_minari_id(source):
             options.refuse("columns", source=source, why=_NO_COLUMNS)
-            return adapt(read_minari_id(source, options))
+            return end_at_goal(adapt(read_minari_id(source, options)))
         raise LamoError(
             f"dataset {str(source)!r}: no such file or folder, and it is neither an embedded dataset "
             f"({', '.join(embedded()) or 'none here'}) nor a Minari id (like mujoco/hopper/medium-v0)"
@@ -100,7 +102,7 @@ _NO_COLUMNS = "the names in this format are fixed; it maps those of a table (CSV
 def _read(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
     if kind not in _TABLES:
         options.refuse("columns", source=name, why=_NO_COLUMNS)
-    return adapt(SOURCES[kind](path, name, options))
+    return end_at_goal(adapt(SOURCES[kind](path, name, options)))
 
 
 def _format(path: Path, name: str) -> str:
