@@ -39,7 +39,14 @@ def test_a_goal_environment_end_to_end(tmp_path: Path) -> None:
     """Its keys chosen in the environment that the data, recorded with the same keys, does not name."""
     path = tmp_path / "data.hdf5"
     collect("PointMaze_OpenDense-v3", 3, path, policy="random", horizon=30)
-    settings: dict[str, Any] = {"steps": 3, "eval_episodes": 1, "batch_size": 4, "device": "cpu", "width": 16}
+    settings: dict[str, Any] = {
+        "steps": 3,
+        "eval_episodes": 1,
+        "batch_size": 4,
+        "device": "cpu",
+        "layers": 1,
+        "context": 2,
+    }
     run = train(Experiment.of("dt", dataset=str(path), **settings), tmp_path / "run", quiet=True)
     rows = Run.open(run.path).read_episodes()
     assert len(rows) == 2 and all(row["score"] is None for row in rows)
