@@ -222,4 +222,4 @@ def test_the_user_s_name_is_kept_but_no_absolute_path(make_episodes, monkeypatch
 
 
 def test_the_table_of_sources():
-    assert set(SOURCES) == {"minari", "d4rl", "npz", "trajectories", "tables", "lerobot", "robomimic"}
+    assert set(SOURCES) == {"minari", "d4rl", "npz", "trajectories", "tables", "lerobot", "robomimic", "store"}

@@ -3,24 +3,29 @@
     observations  o0 o1 o2 o3 o4 o5 o6 o7 o8        N = 9 steps, E = 3 episodes
     offsets       0           4     6        9      episode e is rows offsets[e] … offsets[e + 1] - 1
 
-numpy only. Sums over rewards are float64, arrays are float32.
+numpy only. Sums over rewards are float64, arrays are float32. Of data that lies in stores (`lamo.data.store`) the
+arrays are memory maps or `Spans` of them, and what only reading all steps could tell was recorded in writing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lamo.data.spans import Layout, Spans, as_array, is_mapped
 from lamo.errors import LamoError
 
 BLOCK = 1 << 14  # rows handled at once where a whole-array temporary would cost a second copy of the dataset
 STD_FLOOR = 1e-6
+COPIED = 1 << 28
+"""Bytes up to which chosen episodes of a store are copied into memory; of more the rows are remembered alone."""
+DIGESTED = ("observations", "actions", "rewards", "offsets", "terminated", "truncated", "final_observations")
 
 
 class Statistics(NamedTuple):
@@ -28,6 +33,34 @@ class Statistics(NamedTuple):
 
     mean: np.ndarray
     std: np.ndarray
+
+
+class Extremes(NamedTuple):
+    """Lowest and highest value, of each number of a row: both (W,), or () where a row is one number."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Moments(NamedTuple):
+    """Of each number of an observation over all steps, in float64: mean (S,) and sum of squared deviations (S,)."""
+
+    mean: np.ndarray
+    squares: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """What is known of episodes without reading their steps; None for what is not."""
+
+    returns_to_go: np.ndarray
+    """(N,) float64."""
+    returns: np.ndarray
+    """(E,) float64."""
+    moments: Moments | None = None
+    digest: str | None = None
+    extremes: dict[str, Extremes] = field(default_factory=dict)
+    """Of `observations`, `actions` and `rewards`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +91,9 @@ class Episodes:
     same row; None where the source does not say. Says how the data was made, so it is no part of the digest."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """JSON-able: `source`, `format`, `env`, `action_low`, `action_high`, `attributes`, … (None where not known)."""
+    recorded: tuple[Recorded, tuple[Any, ...]] | None = field(default=None, repr=False)
+    """What was recorded when the steps were written, and the arrays it was recorded of: `replace` of any drops it. Set
+    by `with_record`."""
 
     def __post_init__(self) -> None:
         def need(condition: bool, message: str) -> None:
@@ -95,6 +131,8 @@ class Episodes:
         if self.log_probs is not None:
             ok = self.log_probs.shape == (steps,) and self.log_probs.dtype == np.float32
             need(ok, f"log_probs must be ({steps},) float32")
+        if self.recorded is not None and any(a is not b for a, b in zip(self.recorded[1], self._told, strict=True)):
+            object.__setattr__(self, "recorded", None)
 
     def __len__(self) -> int:
         """E, the number of episodes."""
@@ -126,9 +164,36 @@ class Episodes:
         return ~(self.terminated | self.truncated)
 
     @property
+    def mapped(self) -> bool:
+        """Whether the steps lie in files and not in memory."""
+        return is_mapped(self.observations)
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of one step in memory."""
+        return sum(
+            value.dtype.itemsize * math.prod(value.shape[1:])
+            for value in (self.observations, self.actions, self.rewards, self.log_probs)
+            if value is not None
+        )
+
+    def with_record(self, record: Recorded) -> Episodes:
+        """These episodes, with what is known of them without reading them."""
+        return replace(self, recorded=(record, self._told))
+
+    @property
+    def known(self) -> Recorded | None:
+        """What was recorded of these very arrays."""
+        return None if self.recorded is None else self.recorded[0]
+
+    @property
+    def _told(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, key) for key in DIGESTED)
+
+    @property
     def returns(self) -> np.ndarray:
         """(E,) float64: the sum of rewards of each episode."""
-        return self.returns_to_go[self.offsets[:-1]]
+        return self.known.returns if self.known is not None else self.returns_to_go[self.offsets[:-1]]
 
     @cached_property
     def returns_to_go(self) -> np.ndarray:
@@ -136,22 +201,53 @@ class Episodes:
 
         Summed backwards inside each episode: a difference of sums over the whole log would lose digits. Computed once.
         """
+        if self.known is not None:
+            return self.known.returns_to_go
         out = np.empty(self.steps, np.float64)
         for start, end in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True):
             np.cumsum(self.rewards[start:end][::-1], dtype=np.float64, out=out[start:end][::-1])
         return out
 
-    def statistics(self) -> Statistics:
-        """Mean and standard deviation of the observations over all steps, summed in float64, `std` floored at 1e-6."""
+    def moments(self) -> Moments:
+        """Mean and sum of squared deviations of the observations over all steps, in two passes of float64 sums."""
+        if self.known is not None and self.known.moments is not None:
+            return self.known.moments
         total = np.zeros(self.observations.shape[1])
-        for block in self._blocks(self.observations):
+        for block in _blocks(self.observations):
             total += block.sum(axis=0, dtype=np.float64)
         mean = total / self.steps
         squares = np.zeros_like(mean)
-        for block in self._blocks(self.observations):
+        for block in _blocks(self.observations):
             squares += np.square(block - mean).sum(axis=0)
+        return Moments(mean, squares)
+
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation of the observations over all steps, summed in float64, `std` floored at 1e-6."""
+        mean, squares = self.moments()
         std = np.maximum(np.sqrt(squares / self.steps), STD_FLOOR)
         return Statistics(mean.astype(np.float32), std.astype(np.float32))
+
+    def extremes(self, key: str) -> Extremes:
+        """Lowest and highest value of `observations`, `actions` (both of each number of a row) or `rewards`."""
+        if self.known is not None and key in self.known.extremes:
+            return self.known.extremes[key]
+        low, high = [], []
+        for block in _blocks(getattr(self, key)):
+            low.append(block.min(axis=0))
+            high.append(block.max(axis=0))
+        return Extremes(np.min(low, axis=0), np.max(high, axis=0))
+
+    def blocks(self, size: int) -> Iterator[Episodes]:
+        """Whole episodes in their order, as many at a time as have at most `size` bytes (one where it has more), each
+        time in memory of their own.
+        """
+        step = self.step_bytes
+        first, start = 0, 0
+        while first < len(self):
+            after = int(self.offsets.searchsorted(start + max(1, size // step), side="right")) - 1
+            last = min(max(after, first + 1), len(self))
+            yield self._copied(np.arange(first, last))
+            first, start = last, int(self.offsets[last])
 
     def subsample(self, ratio: float, seed: int) -> Episodes:
         """A random share of the episodes, whole episodes only, in their old order.
@@ -185,17 +281,43 @@ class Episodes:
             raise LamoError(f"{self.source}: episode position {chosen.max()} is not within 0 … {len(self) - 1}")
         if np.array_equal(chosen, np.arange(len(self))):
             return self
+        if self.mapped and int(self.lengths[chosen].sum()) * self.step_bytes > COPIED:
+            return self._remembered(chosen)
+        return self._copied(chosen)
+
+    def _copied(self, chosen: np.ndarray) -> Episodes:
+        """The episodes at these positions, in arrays of their own."""
         spans = list(zip(self.offsets[chosen].tolist(), self.offsets[chosen + 1].tolist(), strict=True))
+        return self._chosen(chosen, lambda value: np.concatenate([value[a:b] for a, b in spans]))
+
+    def _remembered(self, chosen: np.ndarray) -> Episodes:
+        """The episodes at these positions, whose steps stay where they are."""
+        spans: Any = self.observations
+        starts, lengths = self.offsets[chosen], self.lengths[chosen]
+        if isinstance(spans, Spans):
+            layout = spans.layout.chosen(starts, lengths)
+        else:
+            layout = Layout(np.zeros(len(chosen), np.int64), starts, lengths)
+
+        def rows(value: Any) -> np.ndarray:
+            return value.chosen(layout) if isinstance(value, Spans) else as_array(Spans([value], layout))
+
+        out = self._chosen(chosen, rows)
+        if self.known is None:
+            return out
+        return out.with_record(Recorded(rows(self.known.returns_to_go), self.known.returns[chosen]))
+
+    def _chosen(self, chosen: np.ndarray, rows: Callable[[np.ndarray], np.ndarray]) -> Episodes:
         return Episodes(
-            observations=np.concatenate([self.observations[a:b] for a, b in spans]),
-            actions=np.concatenate([self.actions[a:b] for a, b in spans]),
-            rewards=np.concatenate([self.rewards[a:b] for a, b in spans]),
+            observations=rows(self.observations),
+            actions=rows(self.actions),
+            rewards=rows(self.rewards),
             offsets=np.concatenate([[0], np.cumsum(self.lengths[chosen])]).astype(np.int64),
             terminated=self.terminated[chosen],
             truncated=self.truncated[chosen],
             ids=self.ids[chosen],
             final_observations=None if self.final_observations is None else self.final_observations[chosen],
-            log_probs=None if self.log_probs is None else np.concatenate([self.log_probs[a:b] for a, b in spans]),
+            log_probs=None if self.log_probs is None else rows(self.log_probs),
             metadata=dict(self.metadata),
         )
 
@@ -204,14 +326,17 @@ class Episodes:
 
         `ids` and `metadata` say where data came from, not what it is, and are left out.
         """
+        if self.known is not None and self.known.digest is not None:
+            return self.known.digest
         sha = hashlib.sha256()
-        for key in ("observations", "actions", "rewards", "offsets", "terminated", "truncated", "final_observations"):
+        for key in DIGESTED:
             value = getattr(self, key)
             if value is None:
                 continue
-            value = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
-            sha.update(f"{key} {value.dtype.str} {value.shape}\n".encode())
-            sha.update(value.data)
+            kind = value.dtype.newbyteorder("<")
+            sha.update(f"{key} {kind.str} {value.shape}\n".encode())
+            for block in _blocks(value):
+                sha.update(np.ascontiguousarray(block, dtype=kind).data)
         return sha.hexdigest()
 
     def validate(self, source: str | None = None) -> Episodes:
@@ -223,7 +348,7 @@ class Episodes:
         for key in ("observations", "actions", "rewards"):
             value = getattr(self, key)
             row = 0
-            for block in self._blocks(value) if value.dtype.kind == "f" else ():
+            for block in _blocks(value) if value.dtype.kind == "f" else ():
                 if not np.isfinite(block).all():
                     raise LamoError(self._not_finite(name, key, value, row, block))
                 row += len(block)
@@ -251,6 +376,6 @@ class Episodes:
             "repair the file or leave that episode out"
         )
 
-    @staticmethod
-    def _blocks(array: np.ndarray):
-        return (array[start : start + BLOCK] for start in range(0, len(array), BLOCK))
+
+def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    return (np.asarray(array[start : start + BLOCK]) for start in range(0, len(array), BLOCK))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lamo.data.episodes import Episodes, Statistics
+from lamo.data.spans import take_rows
 from lamo.errors import LamoError
 
 
@@ -66,13 +67,10 @@ class Transitions:
         self._shift = statistics.mean if normalise else None
         self._scale = np.float32(1) / statistics.std
         self._reward_scale = np.float32(reward_scale)
-        # `take` copies all of an array that is not contiguous, at every batch; these are no copies of one that is.
-        self._observations = np.ascontiguousarray(episodes.observations)
-        self._actions = np.ascontiguousarray(episodes.actions)
+        self._arrays = (episodes.observations, episodes.actions, episodes.rewards)
+        if not episodes.mapped:  # `take` copies all of an array that is not contiguous, at every batch
+            self._arrays = tuple(map(np.ascontiguousarray, self._arrays))
         last = episodes.offsets[1:] - 1  # (E,): the last row of each episode
-        # (N,): the episode that ends with this row, -1 for rows inside one
-        self._ending = np.full(episodes.steps, -1, np.int32)
-        self._ending[last] = np.arange(len(episodes), dtype=np.int32)
         self._known: np.ndarray = np.zeros(len(episodes), bool)  # (E,): whether its final observation is in the log
         if episodes.final_observations is not None:
             self._known = np.logical_not(np.isnan(episodes.final_observations).any(axis=1))
@@ -84,40 +82,37 @@ class Transitions:
                 f"{episodes.source}: no step is followed by another one, a termination or a final observation; "
                 "values cannot be learned from it (behaviour can: --preset bc)"
             )
-        self._rows: np.ndarray | None = None  # (count,): what can be drawn, None for all rows
-        if len(left_out):
-            usable = np.ones(episodes.steps, bool)
-            usable[left_out] = False
-            self._rows = np.flatnonzero(usable)
+        # (L,): how many transitions can be drawn from the rows before each that is left out
+        self._before = left_out - np.arange(len(left_out))
 
     def sample(self, rng: np.random.Generator, batch: int) -> TransitionBatch:
         """`batch` transitions, drawn uniformly and with replacement."""
         drawn = rng.integers(self.count, size=batch)
-        return self.at(drawn if self._rows is None else self._rows[drawn])
+        return self.at(drawn + self._before.searchsorted(drawn, side="right"))
 
     def at(self, rows: np.ndarray) -> TransitionBatch:
         """The transitions that begin at these rows: (B,) int64, none of which may be one that is left out."""
         episodes = self.episodes
-        rewards = episodes.rewards.take(rows)
+        observations, actions, rewards = take_rows(self._arrays, rows)
         if self._reward_scale != 1:
             rewards *= self._reward_scale
-        observations = self._standardised(self._observations.take(rows, axis=0))
+        observations = self._standardised(observations)
         following, terminated = np.zeros_like(observations), np.zeros(len(rows), np.float32)
         if self.following:
-            ending = self._ending.take(rows)
-            at_end = np.flatnonzero(ending >= 0)  # positions in the batch
+            within = episodes.offsets.searchsorted(rows, side="right") - 1  # (B,): the episode of each row
+            at_end = np.flatnonzero(rows + 1 == episodes.offsets[within + 1])  # positions in the batch
             after = rows + 1
             after[at_end] -= 1  # the row after an episode is of another one, or none; replaced below
-            following = self._observations.take(after, axis=0)
+            (following,) = take_rows(self._arrays[:1], after)
             if len(at_end):
-                ended = ending[at_end]
+                ended = within[at_end]
                 terminated[at_end] = episodes.terminated[ended]
                 if episodes.final_observations is not None:
                     following[at_end] = episodes.final_observations[ended]
             following = self._standardised(following)
             if len(at_end):
-                following[at_end[~self._known[ending[at_end]]]] = 0
-        return TransitionBatch(observations, self._actions.take(rows, axis=0), rewards, following, terminated)
+                following[at_end[~self._known[within[at_end]]]] = 0
+        return TransitionBatch(observations, actions, rewards, following, terminated)
 
     def _standardised(self, observations: np.ndarray) -> np.ndarray:
         """In place."""

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lamo.data.episodes import Episodes, Statistics
+from lamo.data.spans import take_rows
 from lamo.errors import LamoError
 
 
@@ -64,9 +65,11 @@ class Windows:
                 f"the data has {width}"
             )
         # `take` copies all of an array that is not contiguous, at every batch; these are no copies of one that is.
-        self._observations = np.ascontiguousarray(episodes.observations)
-        self._actions = np.ascontiguousarray(episodes.actions)
-        self._returns_to_go = (episodes.returns_to_go / return_scale).astype(np.float32)  # (N,)
+        # Of what lies in files nothing is copied: their returns-to-go are scaled when they are drawn.
+        self._arrays = (episodes.observations, episodes.actions, episodes.returns_to_go)
+        if not episodes.mapped:
+            scaled = (episodes.returns_to_go / return_scale).astype(np.float32)  # (N,)
+            self._arrays = (*map(np.ascontiguousarray, self._arrays[:2]), scaled)
         self._columns = np.arange(context)
         # One row per window, K * S wide: numpy's inner loop then runs over 340 numbers and not over 17.
         self._shift = np.tile(self.statistics.mean, context) if normalise else None
@@ -85,13 +88,13 @@ class Windows:
         rows = (steps - padding)[:, None] + self._columns  # (B, K); real columns are steps … end - 1
         mask = rows >= steps[:, None]
         np.maximum(rows, steps[:, None], out=rows)  # padding points at a row that exists and is zeroed below
-        observations = self._observations.take(rows, axis=0)
+        observations, actions, returns_to_go = take_rows(self._arrays, rows, within=steps)
         if self._shift is not None:
             flat = observations.reshape(len(steps), -1)
             flat -= self._shift
             flat /= self._scale
-        actions = self._actions.take(rows, axis=0)
-        returns_to_go = self._returns_to_go.take(rows)
+        if returns_to_go.dtype == np.float64:
+            returns_to_go = (returns_to_go / self.return_scale).astype(np.float32)
         timesteps = rows - start[:, None]
         empty = np.flatnonzero(~mask)  # whole rows by number: four times faster than the mask itself as an index
         for array in (returns_to_go, observations, actions, timesteps):

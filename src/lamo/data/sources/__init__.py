@@ -4,18 +4,20 @@ Episodes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 from lamo.data.episodes import Episodes
+from lamo.data.join import join
 from lamo.data.kitchen import adapt
 from lamo.data.mazes import end_at_goal
 from lamo.data.sources.arrays import read_npz
 from lamo.data.sources.d4rl import read_d4rl
 from lamo.data.sources.hdf5 import open_hdf5
-from lamo.data.sources.hub import is_minari_id, read_minari_id
+from lamo.data.sources.hub import is_minari_id, minari_folder
 from lamo.data.sources.lerobot import INFO, read_lerobot
 from lamo.data.sources.minari import MAIN_FILE, holds_episodes, read_minari
 from lamo.data.sources.options import ReadOptions
@@ -23,6 +25,7 @@ from lamo.data.sources.robomimic import holds_demonstrations, read_robomimic
 from lamo.data.sources.tables import SUFFIXES as TABLE_SUFFIXES
 from lamo.data.sources.tables import read_tables, table_files
 from lamo.data.sources.trajectories import read_trajectories
+from lamo.data.store import SUFFIX, is_store, read_store, stores_in
 from lamo.errors import LamoError
 
 SOURCES: dict[str, Callable[[Path, str, ReadOptions], Episodes]] = {
@@ -33,6 +36,7 @@ SOURCES: dict[str, Callable[[Path, str, ReadOptions], Episodes]] = {
     "tables": read_tables,
     "lerobot": read_lerobot,
     "robomimic": read_robomimic,
+    "store": read_store,
 }
 _SUFFIXES = {
     ".npz": "npz",
@@ -51,20 +55,21 @@ def embedded() -> list[str]:
 
 
 def load_episodes(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     *,
     columns: Sequence[str] | None = None,
     obs_keys: Sequence[str] | None = None,
     actions: Literal["discrete", "continuous"] | None = None,
     reward: Literal["none"] | None = None,
 ) -> Episodes:
-    """Read a dataset: a file, a folder, an embedded name, or a Minari id.
+    """Read a dataset: a file, a folder, an embedded name, or a Minari id; several are one dataset, in that order.
 
     - `.hdf5`, `.h5`: Minari's and robomimic's layouts (a group per episode) or D4RL's flat one, told apart by what is
       inside;
     - `.npz`: D4RL's keys; `.pkl`, `.pickle`: a list of trajectories, read without executing anything;
     - `.csv`, `.tsv`, `.parquet`: a row per step, with `columns` where names are not known;
     - a folder: a Minari or LeRobot dataset, or tables;
+    - `.lamo`: a packed store, or a folder of such; their steps stay on disk, however many they are;
     - `reacher2d-medium`: a dataset inside the package (`./reacher2d-medium` is always a path);
     - `mujoco/hopper/medium-v0`: a Minari id, from the local store or downloaded.
 
@@ -80,33 +85,60 @@ def load_episodes(
         actions,
         reward,
     )
+    if not isinstance(source, str | Path):
+        if not source:
+            raise LamoError("no dataset is named; give a file, a folder, a Minari id or an embedded name")
+        return join([_load(each, options) for each in source])
+    return _load(source, options)
+
+
+def _load(source: str | Path, options: ReadOptions) -> Episodes:
+    with located(source, options) as (kind, path, name):
+        return read(kind, path, name, options)
+
+
+@contextmanager
+def located(source: str | Path, options: ReadOptions) -> Iterator[tuple[str, Path, str]]:
+    """(which of `SOURCES` reads it, its path, its name in messages) of what `load_episodes` reads.
+
+    Raises `LamoError` for what is not there, is in no known format, or has no use for one of the options.
+    """
     if isinstance(source, str) and source in embedded():
         with resources.as_file(resources.files("lamo") / "assets" / f"{source}.hdf5") as path:
-            return _read("d4rl", path, source, options)
+            found = "d4rl", path, source
+            options.refuse("columns", source=source, why=_NO_COLUMNS)
+            yield found
+            return
     path = Path(source).expanduser()
     name = path.name if path.is_absolute() else str(path)
     if not path.exists():
-        if isinstance(source, str) and is_minari_id(source):
-            options.refuse("columns", source=source, why=_NO_COLUMNS)
-            return end_at_goal(adapt(read_minari_id(source, options)))
-        raise LamoError(
-            f"dataset {str(source)!r}: no such file or folder, and it is neither an embedded dataset "
-            f"({', '.join(embedded()) or 'none here'}) nor a Minari id (like mujoco/hopper/medium-v0)"
-        )
-    return _read(_format(path, name), path, name, options)
+        if not (isinstance(source, str) and is_minari_id(source)):
+            raise LamoError(
+                f"dataset {str(source)!r}: no such file or folder, and it is neither an embedded dataset "
+                f"({', '.join(embedded()) or 'none here'}) nor a Minari id (like mujoco/hopper/medium-v0)"
+            )
+        options.refuse("columns", source=source, why=_NO_COLUMNS)
+        yield "minari", minari_folder(source), source
+        return
+    kind = _format(path, name)
+    if kind not in _TABLES:
+        options.refuse("columns", source=name, why=_NO_COLUMNS)
+    yield kind, path, name
+
+
+def read(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
+    """What `located` found. Recordings of kitchens and mazes are adapted; stores hold what was."""
+    episodes = SOURCES[kind](path, name, options)
+    return episodes if kind == "store" else end_at_goal(adapt(episodes))
 
 
 _NO_COLUMNS = "the names in this format are fixed; it maps those of a table (CSV, Parquet, LeRobot)"
 
 
-def _read(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
-    if kind not in _TABLES:
-        options.refuse("columns", source=name, why=_NO_COLUMNS)
-    return end_at_goal(adapt(SOURCES[kind](path, name, options)))
-
-
 def _format(path: Path, name: str) -> str:
     """Which of `SOURCES` reads this file or folder, from its suffix and what is inside."""
+    if is_store(path) or (path.is_dir() and stores_in(path)):
+        return "store"
     if (path / INFO).is_file():
         return "lerobot"
     if path.is_dir():
@@ -117,6 +149,6 @@ def _format(path: Path, name: str) -> str:
         with open_hdf5(path, name) as file:
             return "minari" if holds_episodes(file) else "robomimic" if holds_demonstrations(file) else "d4rl"
     if suffix not in _SUFFIXES:
-        known = ", ".join((*_HDF5, *_SUFFIXES))
+        known = ", ".join((*_HDF5, *_SUFFIXES, SUFFIX))
         raise LamoError(f"{name}: {suffix or 'no suffix'} is not a format that is read; known are {known} and folders")
     return _SUFFIXES[suffix]

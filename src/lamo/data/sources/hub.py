@@ -9,9 +9,6 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from lamo.data.episodes import Episodes
-from lamo.data.sources.minari import read_minari
-from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
 
 _ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
@@ -23,8 +20,9 @@ def is_minari_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def read_minari_id(name: str, options: ReadOptions) -> Episodes:
-    """The dataset with this id, from the local store (`MINARI_DATASETS_PATH`, else `~/.minari/datasets`) or downloaded.
+def minari_folder(name: str) -> Path:
+    """The folder of the dataset with this id, which is downloaded if it is not in the local store
+    (`MINARI_DATASETS_PATH`, else `~/.minari/datasets`).
 
     Raises `LamoError` when it is not there and cannot be downloaded; within seconds, where there is no network.
     """
@@ -49,7 +47,7 @@ def read_minari_id(name: str, options: ReadOptions) -> Episodes:
                 f"Minari dataset {name} is neither in {root} nor could it be downloaded ({reason}); "
                 "check the id and the network, or give a folder or a file"
             ) from error
-    return read_minari(folder, name, options)
+    return folder
 
 
 def _reach_hub() -> None:

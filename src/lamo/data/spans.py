@@ -1,0 +1,161 @@
+"""Rows that lie apart, read as one array: several stores end to end, or some episodes of one. Nothing is copied.
+
+    stores        a: a0 a1 a2 a3 a4 a5         b: b0 b1 b2 b3
+    spans                 [a2 a3] [a4 a5]        [b0 b1 b2]        whole episodes
+    read as          0  1    2  3    4  5  6                       which 0 0 1, starts 2 4 0, bounds 0 2 4 7
+
+All arrays of one `Episodes` share a `Layout`, so rows are located once for all of them (`take_rows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+
+class Layout:
+    """P spans of rows of some arrays, end to end; spans that continue each other are one."""
+
+    def __init__(self, which: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
+        """`which` (P,): the array of each span; `starts` (P,): its first row there; `lengths` (P,): its rows."""
+        ends = starts + lengths
+        goes_on = (which[1:] == which[:-1]) & (starts[1:] == ends[:-1])
+        first = np.flatnonzero(np.append(True, ~goes_on))
+        self.which, self.starts = which[first].astype(np.int64), starts[first].astype(np.int64)
+        self.bounds = np.append(np.append(0, np.cumsum(lengths))[first], lengths.sum()).astype(np.int64)  # (P + 1,)
+        self.shift = self.starts - self.bounds[:-1]  # (P,): from a row of the whole to the row of its array
+
+    def __len__(self) -> int:
+        """Rows in all."""
+        return int(self.bounds[-1])
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which array each row lies in, and its row there; both of the shape of `rows`."""
+        span = self.bounds.searchsorted(rows, side="right") - 1
+        return self.which[span], rows + self.shift[span]
+
+    def chosen(self, starts: np.ndarray, lengths: np.ndarray) -> Layout:
+        """Spans of these spans, none of which may reach over an end of one."""
+        which, base = self.locate(starts)
+        return Layout(which, base, lengths)
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
+        """The arrays and rows that rows `start` … `stop` - 1 lie in, in order."""
+        span = int(self.bounds.searchsorted(start, side="right")) - 1
+        while start < stop:
+            end = min(stop, int(self.bounds[span + 1]))
+            shift = int(self.shift[span])
+            yield int(self.which[span]), slice(start + shift, end + shift)
+            start, span = end, span + 1
+
+
+class Spans:
+    """What is read of an array, for rows that lie apart: shape, type, rows by slice and by number. No arithmetic."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], layout: Layout) -> None:
+        """`arrays`: of one type and of one shape but for the first axis."""
+        self.arrays, self.layout = tuple(arrays), layout
+        self.shape: tuple[int, ...] = (len(layout), *arrays[0].shape[1:])
+        self.dtype, self.ndim = arrays[0].dtype, arrays[0].ndim
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a copy would have."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def __getitem__(self, index: Any) -> Any:
+        """Rows by number, slice or array of numbers; what follows the first axis is numpy's."""
+        if isinstance(index, tuple):
+            rows, *others = index
+            found = self[rows]
+            return found[tuple(others)] if isinstance(rows, int | np.integer) else found[(slice(None), *others)]
+        if isinstance(index, int | np.integer):
+            at = int(index) + (len(self) if index < 0 else 0)
+            if not 0 <= at < len(self):
+                raise IndexError(f"row {index} of {len(self)}")
+            array, rows = next(self.layout.pieces(at, at + 1))
+            return self.arrays[array][rows.start]
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step == 1:
+                found = [self.arrays[array][rows] for array, rows in self.layout.pieces(start, stop)]
+                return found[0] if len(found) == 1 else np.concatenate(found or [self.arrays[0][:0]])
+            return self.take(np.arange(start, stop, step))
+        rows = np.asarray(index)
+        if rows.dtype == np.bool_:
+            return self.take(np.flatnonzero(rows))
+        return self.take(np.where(rows < 0, rows + len(self), rows))
+
+    def take(self, rows: np.ndarray, axis: int = 0) -> np.ndarray:
+        """Fresh rows by number, from 0 on; (…,) -> (…, *shape[1:]). Only of the first axis."""
+        assert axis == 0
+        return gather(self.arrays, *self.layout.locate(np.asarray(rows)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of it, in memory."""
+        return np.asarray(self[:], dtype)
+
+    def chosen(self, layout: Layout) -> np.ndarray:
+        """The same arrays in another layout."""
+        return as_array(Spans(self.arrays, layout))
+
+
+def as_array(spans: Spans) -> np.ndarray:
+    """Spans where an array is declared: `Episodes` and what reads it use no more of an array than these have."""
+    return cast(np.ndarray, spans)
+
+
+def gather(arrays: Sequence[np.ndarray], which: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows (B, …) of the arrays that `which` (B,) (or of the shape of `rows`) names: one `take` for each array."""
+    if len(arrays) == 1:
+        return arrays[0].take(rows, axis=0)
+    touched = np.unique(which)
+    if len(touched) == 1:
+        return arrays[int(touched[0])].take(rows, axis=0)
+    out = np.empty((*rows.shape, *arrays[0].shape[1:]), arrays[0].dtype)
+    for each in touched.tolist():
+        here = np.nonzero(which == each)
+        out[here] = arrays[each].take(rows[here], axis=0)
+    return out
+
+
+def take_rows(arrays: Sequence[np.ndarray], rows: np.ndarray, within: np.ndarray | None = None) -> list[np.ndarray]:
+    """Fresh rows (B, …) of arrays of one `Episodes`, located once where these are spans.
+
+    `within` (B,): a row of the episode in which all of `rows[b]` lie, which makes locating cheaper.
+    """
+    first = cast(Any, arrays[0])
+    if not isinstance(first, Spans):
+        return [array.take(rows, axis=0) for array in arrays]
+    layout = first.layout
+    if within is None:
+        which, base = layout.locate(rows)
+    else:
+        span = layout.bounds.searchsorted(within, side="right") - 1
+        which = layout.which[span]
+        base = rows + layout.shift[span].reshape(-1, *(1,) * (rows.ndim - 1))
+    out = []
+    for each in map(_any, arrays):
+        shared = isinstance(each, Spans) and each.layout is layout
+        out.append(gather(each.arrays, which, base) if shared else each.take(rows, axis=0))
+    return out
+
+
+def _any(value: Any) -> Any:
+    return value
+
+
+def is_mapped(array: Any) -> bool:
+    """Whether the values lie in a file, and are in memory only while they are looked at."""
+    if isinstance(array, Spans):
+        return True
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap):
+            return True
+        array = array.base
+    return False
