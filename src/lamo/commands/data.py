@@ -41,8 +41,8 @@ def inspect_verb(argv: list[str]) -> int:
         else:
             from lamo.envs.pool import EnvPool
 
-            with EnvPool(options.env) as pool:
-                result = inspect(episodes, pool.envs[0])
+            with EnvPool(options.env, obs_keys=read.obs_keys) as pool:
+                result = inspect(episodes, pool)
     return answer(result, options.json, lambda: render(result))
 
 

@@ -121,17 +121,18 @@ class EnvPool:
     def __init__(self, env_id: str, *, obs_keys: Sequence[str] | None = None, **kwargs: Any) -> None:
         self.env_id, self._kwargs = env_id, kwargs
         self.envs: list[gymnasium.Env[Any, Any]] = [make(env_id, **kwargs)]
-        self._space: spaces.Space[Any] = self.envs[0].observation_space
-        self.observation_keys = _leaves(self._space)
+        self.observation_space: spaces.Space[Any] = self.envs[0].observation_space
+        self.action_space: spaces.Space[Any] = self.envs[0].action_space
+        self.observation_keys = _leaves(self.observation_space)
         """Names of the parts of dict observations, `achieved_goal/kettle`; empty where they are none."""
         if obs_keys is not None:
             try:
-                self._space = _only(self._space, obs_keys, self.observation_keys, env_id)
+                self.observation_space = _only(self.observation_space, obs_keys, self.observation_keys, env_id)
             except LamoError:
                 self.close()
                 raise
-        self._flat = isinstance(self._space, spaces.Box) and len(self._space.shape) == 1
-        self.observation_dim: int = spaces.flatdim(self._space)
+        self._flat = isinstance(self.observation_space, spaces.Box) and len(self.observation_space.shape) == 1
+        self.observation_dim: int = spaces.flatdim(self.observation_space)
         action = self.envs[0].action_space
         self.action_low: NDArray[np.float32] | None = None
         self.action_high: NDArray[np.float32] | None = None
@@ -207,5 +208,5 @@ class EnvPool:
         )
 
     def _vector(self, observation: Any) -> NDArray[np.float32]:
-        vector = observation if self._flat else spaces.flatten(self._space, observation)
+        vector = observation if self._flat else spaces.flatten(self.observation_space, observation)
         return np.asarray(vector, np.float32)

@@ -146,6 +146,8 @@ def gather(
         for key, out in ended.items():
             if record.get(key) is not None:
                 flag = _rows(record, key, (), steps, source)
+                if not np.isfinite(flag).all():
+                    raise LamoError(f"{source}: {record.label}: {key} holds a value that is neither true nor false")
                 out[filled] = flag[-1] != 0
                 inside += int(np.count_nonzero(flag[:-1]))
         filled += 1

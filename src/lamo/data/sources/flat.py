@@ -62,7 +62,8 @@ def rows(column: Column, index: np.ndarray, width: int) -> np.ndarray:
     row = 0
     for block in column.blocks():
         inside = slice(*np.searchsorted(index, [row, row + len(block)]))
-        out[inside] = block[index[inside] - row].reshape(-1, width)
+        with np.errstate(over="ignore"):
+            out[inside] = block[index[inside] - row].reshape(-1, width)
         row += len(block)
     return out
 
@@ -238,4 +239,9 @@ def _vector(column: Column, key: str, dtype: np.dtype, source: str) -> np.ndarra
         raise LamoError(
             f"{source}: {key} has shape {column.shape} and type {column.dtype}; it must be one number per step"
         )
+    if dtype.kind == "b" and column.dtype.kind == "f":
+        flags = read_into(column, np.empty(column.shape[0], np.float32))
+        if not np.isfinite(flags).all():
+            raise LamoError(f"{source}: {key} holds {flags[~np.isfinite(flags)][0]}, which is neither true nor false")
+        return flags != 0
     return read_into(column, np.empty(column.shape[0], dtype))

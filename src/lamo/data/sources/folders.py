@@ -34,12 +34,16 @@ def read_object(path: Path, root: Path, source: str) -> dict[str, Any]:
     """The JSON object in a file of a dataset. Raises `LamoError` where there is none, or one of more than 16 MiB."""
     try:
         text = _text(inside(path, root, source), path.name, source)
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         raise LamoError(f"{source}: {path.name} is not readable ({error})") from error
     if not isinstance(value, dict):
         raise LamoError(f"{source}: {path.name} is not a JSON object")
     return value
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _text(path: Path, name: str, source: str) -> str:

@@ -17,6 +17,7 @@ from lamo.errors import LamoError
 
 ATTRIBUTE_BYTES = 1 << 20
 """A larger attribute, or text under `metadata/`, describes nothing; those of known datasets are below 100 KiB."""
+_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF)
 _LINKS = 8  # soft links that may lead to one another
 # h5py raises OSError for most damage; the others for structures whose parts do not fit each other
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError, AttributeError)
@@ -84,14 +85,47 @@ def _check_dataset(data: h5py.Dataset, path: str, source: str) -> None:
         raise LamoError(f"{source}: {path} keeps its values in another file, which is not read; copy them into this")
     if data.shape is None:  # h5py's Empty: a type without a value
         return
-    kind, chunk = data.dtype.kind, math.prod(data.chunks or ()) * data.dtype.itemsize
-    if kind in "fiub" and max(data.nbytes, chunk) > 0:
-        check_bomb(max(data.nbytes, chunk), data.id.get_storage_size, f"{source}: {path}")
+    if data.dtype.kind not in "fiub":
+        return
+    # HDF5's library trusts what a file says of its own layout: of a damaged one it reads beyond its buffers.
+    if not data.id.get_type().equal(h5py.h5t.py_create(data.dtype, logical=True)):
+        raise LamoError(f"{source}: {path} has numbers of an odd type; copy the file again, or save it with plain ones")
+    chunk = math.prod(data.chunks or ()) * data.dtype.itemsize
+    check_bomb(max(data.nbytes, chunk), data.id.get_storage_size, f"{source}: {path}")
+    if data.chunks is not None:
+        _check_chunks(data, chunk, f"{source}: {path}")
+
+
+def _check_chunks(data: h5py.Dataset, nominal: int, where: str) -> None:
+    """Whether filters and chunks, each `nominal` bytes once unpacked, can be what was written."""
+    plan, size = data.id.get_create_plist(), data.dtype.itemsize
+    filters = [plan.get_filter(number) for number in range(plan.get_nfilters())]
+    values = {h5py.h5z.FILTER_SHUFFLE: (size,), h5py.h5z.FILTER_FLETCHER32: ()}
+    for code, _, parameters, name in filters:
+        if code not in _FILTERS or parameters != values.get(code, parameters):
+            told = name.decode("ascii", "replace")[:40] or str(code)
+            raise LamoError(f"{where} is packed by {told!r}, which is not read; save it again with gzip")
+        if code == h5py.h5z.FILTER_LZF and (len(parameters) != 3 or parameters[2] != nominal):
+            raise LamoError(f"{where} is damaged (its packing); copy or download the file again")
+    least = 1 + 4 * any(code == h5py.h5z.FILTER_FLETCHER32 for code, *_ in filters)
+    least, most = (least, nominal + nominal // 8 + 4096) if filters else (nominal, nominal)
+    count, end = (
+        math.prod(-(-n // m) for n, m in zip(data.shape, data.chunks, strict=True)),
+        data.file.id.get_filesize(),
+    )
+    chunks: list[Any] = []
+    data.id.chunk_iter(chunks.append)
+    if len(chunks) > count or any(not least <= c.size <= most or c.byte_offset + c.size > end for c in chunks):
+        raise LamoError(f"{where} is damaged (its chunks); copy or download the file again")
 
 
 def attributes(item: h5py.Group, source: str) -> dict[str, Any]:
     """Its attributes as JSON would have them. Raises `LamoError` for one of more than 1 MiB."""
-    return {name: attribute(item, name, source) for name in item.attrs}
+    return {_text(name): attribute(item, name, source) for name in item.attrs}
+
+
+def _text(name: str | bytes) -> str:
+    return name if isinstance(name, str) else name.decode("utf-8", "replace")  # h5py leaves what is not UTF-8
 
 
 def attribute(item: h5py.Group, name: str, source: str) -> Any:

@@ -8,6 +8,7 @@ from there when asked for, so that a dataset is not first held as a pickle's con
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -160,7 +161,9 @@ def read_pickle(file: BinaryIO, source: str) -> Any:
     for a pickle that is not whole.
     """
     try:
-        return _run(file, source)
+        with warnings.catch_warnings():  # pickletools decodes text as Python would, with its advice on escapes
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return _run(file, source)
     except LamoError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, EOFError) as error:
