@@ -308,8 +308,27 @@ def test_bad_tables(store, storage):
     data = store / "world-v0" / "data"
     part = next((data / "1").glob(f"*.{storage}"))
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(LamoError, match=f"episode 1 is not readable as {storage}"):
+    words = {"arrow": "episode 1 is not readable as arrow", "parquet": "episode 1: not a whole Parquet file"}
+    with pytest.raises(LamoError, match=words[storage]):
         load_episodes("world-v0")
+
+
+def test_arrow_that_is_compressed(store):
+    """How large it is cannot be known before it is unpacked; Minari itself compresses nothing."""
+    import pyarrow as pa
+
+    log = create("world-v0", BOX, storage="arrow")
+    part = next((store / "world-v0" / "data" / "1").glob("*.arrow"))
+    table = pa.ipc.open_file(part).read_all()
+    for codec in (None, "lz4", "zstd"):
+        with pa.OSFile(str(part), "wb") as sink:
+            with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+                writer.write_table(table, max_chunksize=1)
+        if codec is None:
+            check(load_episodes("world-v0"), log, BOX)
+        else:
+            with pytest.raises(LamoError, match="episode 1 is compressed"):
+                load_episodes("world-v0")
 
 
 def test_arrow_without_pyarrow(store, monkeypatch):

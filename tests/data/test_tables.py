@@ -18,6 +18,7 @@ import toy
 from lamo.cli import main
 from lamo.config import Experiment
 from lamo.data import Episodes, load_episodes
+from lamo.data.sources.arrow import open_parquet
 from lamo.data.sources.tables import write_table
 from lamo.errors import LamoError
 from lamo.prepare import prepare
@@ -343,7 +344,21 @@ def test_a_parquet_file_that_unpacks_beyond_measure(tmp_path, monkeypatch):
     table = pa.table({name: np.zeros(1_000_000, np.float32) for name in ("x", "y", "vx", "ux", "r", "run", "t")})
     parquet.write_table(table, tmp_path / "bomb.parquet")
     assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
-    refused(tmp_path / "bomb.parquet", "would unpack from", "12000000 bytes", columns=MAPPED)
+    refused(tmp_path / "bomb.parquet", "would unpack from", "56000000 bytes", columns=MAPPED)
+    once = {name: [0.0, 1.0] for name in ("y", "vx", "ux", "r", "run", "t")}
+    wide = pa.ListArray.from_arrays(pa.array([0, 500_000, 1_000_000], pa.int32()), np.zeros(1_000_000, np.float32))
+    parquet.write_table(pa.table({"x": wide, **once}), tmp_path / "wide.parquet")
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.iter_batches", lambda *_, **__: pytest.fail("unpacked"))
+    refused(tmp_path / "wide.parquet", "would unpack from", "8000096 bytes", columns=MAPPED)
+
+
+def test_text_stays_coded(tmp_path):
+    """One long name of many rows is held once, not once per row."""
+    frame = log()
+    frame["run"] = frame["run"].map({7: "a", 8: "b", 9: "c"})
+    with open_parquet(save(frame, tmp_path / "log.parquet"), ["run", "t"], "log") as file:
+        assert pa.types.is_dictionary(file.schema_arrow.field("run").type)
+        assert pa.types.is_floating(file.schema_arrow.field("t").type)
 
 
 def test_a_thousand_columns_are_not_all_listed(tmp_path):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lamo.data.sources.flat import check_bomb, check_fits
 from lamo.errors import LamoError
 
 _LEVELS = 4  # lists within lists
+_DICTIONARY, _BATCH = 2, 3  # kinds of messages in Arrow's IPC
 
 
 def import_pyarrow(source: str, why: str) -> Any:
@@ -32,6 +36,78 @@ def reading(source: str, what: str) -> Iterator[None]:
         raise LamoError(f"{source}: {what} ({reason})") from error
 
 
+@contextmanager
+def open_parquet(path: Path, wanted: Sequence[str], name: str) -> Iterator[Any]:
+    """A `ParquetFile` of which the columns `wanted`, of numbers or text, may be read.
+
+    Runs of one value take no room in Parquet, so the file's own counts are held against its size first; text stays
+    coded, for one long text may be repeated as well. Raises `LamoError` for a bomb and for what is no Parquet.
+    """
+    import pyarrow.parquet as parquet
+
+    with reading(name, "not a whole Parquet file"):
+        about = parquet.read_metadata(path)
+        leaves = [about.schema.column(number) for number in range(about.num_columns)]
+        used = [n for n, leaf in enumerate(leaves) if any(f"{leaf.path}.".startswith(f"{key}.") for key in wanted)]
+        chunks = [about.row_group(group).column(n) for group in range(about.num_row_groups) for n in used]
+        size = max(
+            8 * sum(chunk.num_values for chunk in chunks), sum(chunk.total_uncompressed_size for chunk in chunks)
+        )
+    check_fits(size, name)
+    check_bomb(size, path.stat().st_size, name)
+    text = [leaves[n].path for n in used if leaves[n].physical_type == "BYTE_ARRAY"]
+    with reading(name, "not a whole Parquet file"):
+        file = parquet.ParquetFile(path, page_checksum_verification=True, read_dictionary=text)
+    with file:
+        yield file
+
+
+def read_ipc(path: Path, where: str) -> Any:
+    """The table in an Arrow IPC file, whose values stay in the file. Raises `LamoError` for one that is compressed:
+    the size of its arrays is not known before they are there.
+    """
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        whole = file.read_buffer()
+    batches = pa.ipc.open_file(whole).num_record_batches
+    stream = whole.slice(8)  # what follows the magic is a stream; of the file's own index only the count is used
+    for message in pa.ipc.MessageReader.open_stream(stream):
+        if _is_packed(message.metadata.to_pybytes()):
+            raise LamoError(f"{where} is compressed, which Minari does not do; write it again without compression")
+    table = pa.Table.from_batches(found := list(reader := pa.ipc.open_stream(stream)), reader.schema)
+    if len(found) != batches:
+        raise LamoError(f"{where} holds {len(found)} of {batches} batches; copy or download it again")
+    return table
+
+
+def _is_packed(message: bytes) -> bool:
+    """Whether the buffers of an IPC message are compressed. Source: Arrow's `Message.fbs`, in FlatBuffers' layout."""
+
+    def field(table: int, number: int) -> int | None:
+        vtable = table - struct.unpack_from("<i", message, table)[0]
+        place = 4 + 2 * number
+        size = struct.unpack_from("<H", message, vtable)[0]
+        offset = struct.unpack_from("<H", message, vtable + place)[0] if place < size else 0
+        return table + offset if offset else None
+
+    def inner(table: int, number: int) -> int:
+        at = field(table, number)
+        if at is None:
+            raise ValueError("a message without its header")
+        return at + struct.unpack_from("<I", message, at)[0]
+
+    try:
+        root = struct.unpack_from("<I", message, 0)[0]
+        kind = message[field(root, 1) or len(message)]
+        if kind not in (_DICTIONARY, _BATCH):
+            return False
+        batch = inner(root, 2)
+        return field(inner(batch, 1) if kind == _DICTIONARY else batch, 3) is not None
+    except (struct.error, IndexError) as error:
+        raise ValueError("a message that is not whole") from error
+
+
 def numbers(column: Any, where: str, first_row: int = 0) -> np.ndarray:
     """A column (Array or ChunkedArray) of n numbers, or of n equally long lists of them -> (n, …) numpy.
 
@@ -47,6 +123,8 @@ def numbers(column: Any, where: str, first_row: int = 0) -> np.ndarray:
     for _ in range(_LEVELS):
         if isinstance(column, pa.ExtensionArray):
             column = column.storage
+        if pa.types.is_null(column.type) and count:  # takes no room, whatever its length
+            raise LamoError(f"{where} has no value in row {first_row}; fill it in or leave the episode out")
         if column.null_count:
             row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False))) * rows // max(count, 1)
             raise LamoError(f"{where} has no value in row {first_row + row}; fill it in or leave the episode out")

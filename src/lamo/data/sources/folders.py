@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,13 @@ def inside(path: Path, root: Path, source: str) -> Path:
 
 
 def read_object(path: Path, root: Path, source: str) -> dict[str, Any]:
-    """The JSON object in a file of a dataset. Raises `LamoError` where there is none, or one of more than 16 MiB."""
+    """The JSON object in a file of a dataset; NaN and infinities, which are not JSON, come as text.
+
+    Raises `LamoError` where there is none, or one of more than 16 MiB.
+    """
     try:
         text = _text(inside(path, root, source), path.name, source)
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=str, parse_float=_number)
     except (OSError, ValueError, RecursionError) as error:
         raise LamoError(f"{source}: {path.name} is not readable ({error})") from error
     if not isinstance(value, dict):
@@ -42,8 +46,8 @@ def read_object(path: Path, root: Path, source: str) -> dict[str, Any]:
     return value
 
 
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _number(text: str) -> float | str:
+    return value if math.isfinite(value := float(text)) else text
 
 
 def _text(path: Path, name: str, source: str) -> str:

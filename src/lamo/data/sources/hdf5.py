@@ -88,7 +88,9 @@ def _check_dataset(data: h5py.Dataset, path: str, source: str) -> None:
     if data.dtype.kind not in "fiub":
         return
     # HDF5's library trusts what a file says of its own layout: of a damaged one it reads beyond its buffers.
-    if not data.id.get_type().equal(h5py.h5t.py_create(data.dtype, logical=True)):
+    kind = data.id.get_type()
+    bits = data.dtype == np.uint8 and kind.equal(h5py.h5t.STD_B8LE)  # PyTables' booleans
+    if not bits and not kind.equal(h5py.h5t.py_create(data.dtype, logical=True)):
         raise LamoError(f"{source}: {path} has numbers of an odd type; copy the file again, or save it with plain ones")
     chunk = math.prod(data.chunks or ()) * data.dtype.itemsize
     check_bomb(max(data.nbytes, chunk), data.id.get_storage_size, f"{source}: {path}")
@@ -104,18 +106,21 @@ def _check_chunks(data: h5py.Dataset, nominal: int, where: str) -> None:
     for code, _, parameters, name in filters:
         if code not in _FILTERS or parameters != values.get(code, parameters):
             told = name.decode("ascii", "replace")[:40] or str(code)
-            raise LamoError(f"{where} is packed by {told!r}, which is not read; save it again with gzip")
+            raise LamoError(f"{where} is packed by {told!r}, which is not read; `h5repack -f GZIP=4 OLD NEW` mends it")
         if code == h5py.h5z.FILTER_LZF and (len(parameters) != 3 or parameters[2] != nominal):
             raise LamoError(f"{where} is damaged (its packing); copy or download the file again")
+    none = (1 << len(filters)) - 1  # the mask of a chunk that no filter went over; without filters every chunk's
     least = 1 + 4 * any(code == h5py.h5z.FILTER_FLETCHER32 for code, *_ in filters)
-    least, most = (least, nominal + nominal // 8 + 4096) if filters else (nominal, nominal)
-    count, end = (
-        math.prod(-(-n // m) for n, m in zip(data.shape, data.chunks, strict=True)),
-        data.file.id.get_filesize(),
-    )
+    most = nominal + nominal // 8 + 4096
+    count = math.prod(-(-n // m) for n, m in zip(data.shape, data.chunks or (), strict=True))
+    end = data.file.id.get_filesize()
     chunks: list[Any] = []
     data.id.chunk_iter(chunks.append)
-    if len(chunks) > count or any(not least <= c.size <= most or c.byte_offset + c.size > end for c in chunks):
+    if len(chunks) > count or any(
+        not (c.size == nominal if c.filter_mask & none == none else least <= c.size <= most)
+        or c.byte_offset + c.size > end
+        for c in chunks
+    ):
         raise LamoError(f"{where} is damaged (its chunks); copy or download the file again")
 
 

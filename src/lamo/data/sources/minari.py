@@ -25,9 +25,9 @@ import h5py
 import numpy as np
 
 from lamo.data.episodes import Episodes
-from lamo.data.sources.arrow import import_pyarrow, numbers, reading
+from lamo.data.sources.arrow import import_pyarrow, numbers, open_parquet, read_ipc, reading
 from lamo.data.sources.episodic import Encoder, Part, Record, gather, need
-from lamo.data.sources.flat import check_fits, state_width
+from lamo.data.sources.flat import state_width
 from lamo.data.sources.folders import inside, read_object
 from lamo.data.sources.hdf5 import member, open_hdf5
 from lamo.data.sources.options import ReadOptions, chosen, listed
@@ -36,6 +36,7 @@ from lamo.errors import LamoError, warn
 MAIN_FILE = "main_data.hdf5"
 _EPISODE = re.compile(r"episode_(\d{1,18})")
 _FOLDER = re.compile(r"(\d{1,18})")
+_COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
 _SPACES = ("observation_space", "action_space", "env_spec")
 _DEPTH, _ONE_HOT = 16, 1 << 16  # dicts within dicts, and choices of a discrete observation: more is no observation
 
@@ -166,21 +167,30 @@ def _hdf5_records(file: Any, source: str) -> Iterator[Record]:
 
 def _arrow_records(data: Path, root: Path, stored: str, source: str) -> Iterator[Record]:
     import_pyarrow(source, f"is stored as {stored}")
-    import pyarrow.dataset
+    import pyarrow as pa
 
     folders = (folder.name for folder in data.iterdir() if folder.is_dir())
     for number, name in numbered(folders, _FOLDER, source):
+        where = f"{source}: episode {number}"
         with reading(source, f"episode {number} is not readable as {stored}"):
             paths = sorted(
                 inside(path, root, source)
                 for path in (data / name).iterdir()
                 if path.name != "metadata.json" and not path.name.startswith(("_", "."))
             )
-            files = pyarrow.dataset.dataset([str(path) for path in paths], format=stored)
-            check_fits(4 * files.count_rows() * len(files.schema.names), f"{source}: episode {number}")
-            table = files.to_table()
+            parts = [_part_of(path, stored, where) for path in paths]
+            table = pa.concat_tables(parts)
             table.validate(full=True)  # offsets that point beyond their buffers would be read
         yield _Table(table, number, source)
+
+
+def _part_of(path: Path, stored: str, where: str) -> Any:
+    """One file of an episode, without what nobody reads (`infos`)."""
+    if stored == "arrow":
+        table = read_ipc(path, where)
+        return table.select([name for name in _COLUMNS if name in table.column_names])
+    with open_parquet(path, _COLUMNS, where) as file:
+        return file.read(columns=list(_COLUMNS), use_threads=False)
 
 
 def _space(notes: dict[str, Any], key: str, source: str) -> dict[str, Any] | None:

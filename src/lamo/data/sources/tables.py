@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lamo.data.episodes import BLOCK, Episodes
-from lamo.data.sources.arrow import import_pyarrow, reading
+from lamo.data.sources.arrow import import_pyarrow, open_parquet, reading
 from lamo.data.sources.cells import Table, gather_rows
 from lamo.data.sources.columns import FILE, Columns, map_columns
 from lamo.data.sources.flat import check_fits
@@ -138,11 +138,8 @@ def open_table(path: Path, kind: str, wanted: Sequence[str], name: str) -> Table
 
 
 def _parquet_batches(path: Path, wanted: list[str], name: str) -> Iterator[Any]:
-    import pyarrow.parquet as parquet
-
-    with ExitStack() as stack:  # opened when it is its turn: a dataset may have more files than a process may open
+    with open_parquet(path, wanted, name) as file:  # when it is its turn: there may be more than a process may open
         with reading(name, "not a whole Parquet file"):
-            file = stack.enter_context(parquet.ParquetFile(path, page_checksum_verification=True))
             # `columns` takes what begins with a name as well, so the names are chosen again
             batches = iter(file.iter_batches(batch_size=BLOCK, columns=wanted, use_threads=False))
         while True:
