@@ -321,9 +321,9 @@ def test_arrow_that_is_compressed(store):
     part = next((store / "world-v0" / "data" / "1").glob("*.arrow"))
     table = pa.ipc.open_file(part).read_all()
     for codec in (None, "lz4", "zstd"):
-        with pa.OSFile(str(part), "wb") as sink:
-            with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
-                writer.write_table(table, max_chunksize=1)
+        options = pa.ipc.IpcWriteOptions(compression=codec)
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
+            writer.write_table(table, max_chunksize=1)
         if codec is None:
             check(load_episodes("world-v0"), log, BOX)
         else:
