@@ -3,7 +3,7 @@
     python benchmarks/memory.py
 
 A run on 1 M steps of HalfCheetah's shapes, against the dataset once + model + optimiser + 600 MiB; and a run of GPT-2
-(124 M) at batch 64 × 20, which should stay within 1.3 GiB. Beside each: what weights, gradients and moments take.
+(124 M) at batch 64 × 20, with and without gradient checkpointing, which should stay within 1.3 GiB. Beside each: what weights, gradients and moments take.
 """
 
 from __future__ import annotations
@@ -82,15 +82,16 @@ def main() -> None:
         rows.append(Row(what, f"≤ {limit / MIB:.0f} MiB", f"{peak / MIB:.0f} MiB", told, peak <= limit))
         shape = QUICK if chosen.quick else GPT2
         write_shape(shape, folder / "lm")
-        big = (*train, "--lm", str(folder / "lm"), "--dataset", few, "--context", "20", "--out", str(folder / "big"))
-        if chosen.device == "cpu":
-            peak, limit = run(*big, "--steps", "2"), LARGEST
-        else:
-            peak, limit = run_on_device(*big, "--steps", "10"), ON_THE_DEVICE
-        model = weights(folder / "big")
-        told = f"model and optimiser {model / MIB:.0f} MiB"
-        what = f"memory of a run, {shape.name}, batch 64 × 20"
-        rows.append(Row(what, f"≤ {limit / MIB:.0f} MiB", f"{peak / MIB:.0f} MiB", told, peak <= limit))
+        big = (*train, "--lm", str(folder / "lm"), "--dataset", few, "--context", "20")
+        for flags in ((), ("--gradient-checkpointing",)):
+            out = folder / f"big{len(flags)}"
+            if chosen.device == "cpu":
+                peak, limit = run(*big, *flags, "--steps", "2", "--out", str(out)), LARGEST
+            else:
+                peak, limit = run_on_device(*big, *flags, "--steps", "10", "--out", str(out)), ON_THE_DEVICE
+            told = f"model and optimiser {weights(out) / MIB:.0f} MiB"
+            what = " ".join((f"memory of a run, {shape.name}, batch 64 × 20", *flags))
+            rows.append(Row(what, f"≤ {limit / MIB:.0f} MiB", f"{peak / MIB:.0f} MiB", told, peak <= limit))
     tell(rows, chosen)
 
 

@@ -54,6 +54,8 @@ def gradients(module: Backbone, loss: Tensor) -> dict[str, Tensor]:
         {"adapt": "frozen", "language_weight": 0.0},
         {"adapt": "full"},
         {"span": 2, "context": 20},
+        {"gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "adapt": "full"},
     ],
     ids=lambda s: "-".join(s) or "lora",
 )
@@ -86,6 +88,43 @@ def test_text_loss_and_its_gradients_equal_the_librarys() -> None:
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"adapt": "full"}, {"blocks": "library"}], ids=lambda s: "-".join(s) or "lora"
+)
+def test_checkpointing_changes_no_number(settings: dict[str, Any]) -> None:
+    """With dropout: what is computed again draws the masks that it drew."""
+    results = []
+    for checkpointing in (False, True):
+        module = backbone(gradient_checkpointing=checkpointing, **settings)
+        torch.manual_seed(1)
+        x = torch.randn(4, 14, 32, requires_grad=True)
+        masks = Masks([5], 3, CPU)
+        hidden = module(x, None, slice(1, None, 3), masks=masks)
+        text = module.text_losses(torch.randint(0, 50, (2, 17)), masks=masks)[0]
+        results.append({"hidden": hidden.detach(), **gradients(module, hidden.square().sum() + text), "x": x.grad})
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, atol=0, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_checkpointing_keeps_one_residual_a_block() -> None:
+    kept = []
+    for checkpointing in (False, True):
+        module = backbone(gradient_checkpointing=checkpointing, config={"n_layer": 6})
+        held: dict[int, int] = {}
+
+        def pack(tensor: Tensor, held: dict[int, int] = held) -> Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            module(torch.randn(8, 14, 32))
+        weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+        kept.append(sum(size for pointer, size in held.items() if pointer not in weights))
+    residual = 8 * 14 * 32 * 4
+    assert kept[1] <= (6 + 4) * residual < kept[0] / 4
 
 
 def test_a_bfloat16_base_is_near_the_float32_step() -> None:

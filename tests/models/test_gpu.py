@@ -71,9 +71,10 @@ def distance(ours: torch.Tensor, exact: torch.Tensor) -> float:
         ({"dtype": "float32", "span": 3}, EXACT),
         ({"dtype": "float32", "language_weight": 0.1, "text_block": 32}, EXACT),
         ({"dtype": "float32", "adapt": "full"}, EXACT),
+        ({"dtype": "float32", "gradient_checkpointing": True}, EXACT),
         ({}, ROUNDED),
     ],
-    ids=["float32", "library", "banded", "text", "full", "bfloat16"],
+    ids=["float32", "library", "banded", "text", "full", "checkpointing", "bfloat16"],
 )
 def test_a_step_is_the_processors(
     small_lm: Path, tmp_path: Path, settings: dict[str, Any], tolerance: dict[str, float]

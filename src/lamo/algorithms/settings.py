@@ -52,6 +52,9 @@ class SequenceSettings:
     blocks: Literal["auto", "fast", "library"] = "auto"
     """What computes the Transformer: few large products with their gradients by hand (GPT-2 shapes), or transformers'
     own modules; auto is fast where it can be. The same function; only the draws of dropout differ."""
+    gradient_checkpointing: bool = False
+    """Keep one residual per block and compute the rest again in the backward pass: less memory, more time, the same
+    numbers."""
     positions: Literal["off", "on"] = "off"
     """GPT-2's own position embeddings on the control path; the timestep embedding does that work. Text always has
     them."""

@@ -221,7 +221,8 @@ class Backbone(nn.Module):
                 self.dropouts.append((module, "p"))
             elif isinstance(getattr(module, "attention_dropout", None), float):
                 self.dropouts.append((module, "attention_dropout"))  # Llama and its kin keep a number
-        self._set_dropout(settings.dropout)
+        for module, attribute in self.dropouts:
+            setattr(module, attribute, settings.dropout)
         self.dropout = settings.dropout
         for name, module in list(lm.named_modules()):
             if type(module).__name__ == "NewGELUActivation":  # GPT-2's: the same function, one kernel instead of eight
@@ -243,6 +244,11 @@ class Backbone(nn.Module):
         self.autocast = settings.dtype != "float32" and not frozen and (device.type == "cuda" or has_fast_bfloat16())
         self.fast = self._is_fast(settings)
         self.lora_dropout = settings.lora_dropout
+        self.checkpointing = settings.gradient_checkpointing
+        if self.checkpointing and not self.fast:
+            # the older name is deprecated in the newest transformers, the newer missing from the oldest that we admit
+            enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
+            enable({"use_reentrant": False, "context_fn": self._dropout_as_now})
 
     def _is_fast(self, settings: SequenceSettings) -> bool:
         """Whether `models.fast` computes the blocks; transformers does otherwise."""
@@ -311,6 +317,7 @@ class Backbone(nn.Module):
             hidden = run_blocks(
                 [each.lm.base_model for each in (self, *others)], x, bias, queries,
                 dropout=self.dropout, lora_dropout=self.lora_dropout, masks=self._masks(masks, tokens.device),
+                checkpointing=self.checkpointing,
             )  # fmt: skip
             return hidden.float()
         positions = None
@@ -338,7 +345,7 @@ class Backbone(nn.Module):
             hidden = run_blocks(
                 [each.lm.base_model for each in (self, *others)], x, None,
                 dropout=self.dropout if self.text_dropout else 0.0, lora_dropout=self.lora_dropout,
-                masks=self._masks(masks, ids.device),
+                masks=self._masks(masks, ids.device), checkpointing=self.checkpointing,
             )  # fmt: skip
         else:
             with self._reading(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self.autocast):
@@ -354,21 +361,25 @@ class Backbone(nn.Module):
             return None
         return masks or Masks([int(torch.randint(1 << 62, ()))], 0, device)
 
-    def _set_dropout(self, rate: float) -> None:
-        for module, attribute in self.dropouts:
-            setattr(module, attribute, rate)
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        """The Transformer's own dropout is off inside (unless `text_dropout`); the adapters' stays."""
+        return self._dropout_of(self.dropout if self.text_dropout else 0.0)
+
+    def _dropout_as_now(self) -> tuple[contextlib.AbstractContextManager[None], ...]:
+        """For a block that is computed now and again in the backward pass, when text may have been read already."""
+        rate = getattr(*self.dropouts[0]) if self.dropouts else 0.0
+        return contextlib.nullcontext(), self._dropout_of(rate)
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """The Transformer's own dropout is off inside (unless `text_dropout`); the adapters' stays."""
-        if self.text_dropout or not self.training:
-            yield
-            return
-        self._set_dropout(0.0)
+    def _dropout_of(self, rate: float) -> Iterator[None]:
+        before = [getattr(module, attribute) for module, attribute in self.dropouts]
         try:
+            for module, attribute in self.dropouts:
+                setattr(module, attribute, rate)
             yield
         finally:
-            self._set_dropout(self.dropout)
+            for (module, attribute), value in zip(self.dropouts, before, strict=True):
+                setattr(module, attribute, value)
 
 
 def _positions(mask: Tensor | None, length: int, device: torch.device) -> Tensor:

@@ -17,15 +17,36 @@ class Masks:
 
     def __init__(self, seeds: Sequence[int], step: int, device: torch.device) -> None:
         self.device = device
-        on_cpu = device.type == "cpu"
-        self.streams = [np.random.SFC64((seed, MASKS, step)) for seed in seeds] if on_cpu else []
+        self.streams: list[np.random.SFC64] = []  # on a CPU
+        self.generators: list[torch.Generator] = []  # on a GPU
+        for seed in seeds:
+            key = (seed, MASKS, step)
+            if device.type == "cpu":
+                self.streams.append(np.random.SFC64(key))
+            else:
+                state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+                self.generators.append(torch.Generator(device).manual_seed(state))
+
+    def copy(self) -> Masks:
+        """Masks that draw from here on what these will."""
+        other = Masks([], 0, self.device)
+        for stream in self.streams:
+            other.streams.append(np.random.SFC64(0))
+            other.streams[-1].state = stream.state
+        for generator in self.generators:
+            other.generators.append(torch.Generator(self.device))
+            other.generators[-1].set_state(generator.get_state())
+        return other
 
     def draw(self, rate: float, *shape: int) -> Keep | None:
         """What dropout of `rate` keeps of a tensor of `shape`, whose first dimension is S times something."""
         if rate == 0:
             return None
-        if not self.streams:
-            return Keep(torch.empty(shape, dtype=torch.bool, device=self.device).bernoulli_(1 - rate), 1 / (1 - rate))
+        if self.generators:
+            mask = torch.empty(shape, dtype=torch.bool, device=self.device)
+            for part, generator in zip(mask.chunk(len(self.generators)), self.generators, strict=True):
+                part.bernoulli_(1 - rate, generator=generator)
+            return Keep(mask, 1 / (1 - rate))
         size = int(np.prod(shape)) // len(self.streams)
         least = round(rate * 65536)  # of 16 random bits: the rate holds to 1 in 65 536, and the scale fits it exactly
         bits = (stream.random_raw(-(-size // 4)).view(np.uint16)[:size] for stream in self.streams)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lamo.models.activations import ACTIVATIONS
 from lamo.models.attention import attend
+from lamo.models.checkpoint import checkpointed
 from lamo.models.dropout import Keep, Masks, add_dropped, dropped
 
 CACHED_ELEMENTS = 1 << 17  # of a hidden layer at a time: half a MiB in float32
@@ -250,11 +251,13 @@ def run_blocks(
     dropout: float = 0.0,
     lora_dropout: float = 0.0,
     masks: Masks | None = None,
+    checkpointing: bool = False,
 ) -> Tensor:
     """Input embeddings x (SB, T, d) -> last hidden states (SB, T', d) of the tokens `queries`, after the final norm.
 
     `transformers`: the GPT2Model of each of S runs; whatever is not an adapter is taken from the first. `bias` as in
-    `attend`. Without `masks` nothing is dropped.
+    `attend`. Without `masks` nothing is dropped. With `checkpointing` a block keeps its input alone for the backward
+    pass (`models.checkpoint`); numbers stay what they are.
     """
     first = transformers[0]
     sequences, length, width = x.shape
@@ -262,18 +265,27 @@ def run_blocks(
     last = len(first.h) - 1
     everything = slice(None)
 
-    def keep(rate: float, rows: int) -> Keep | None:
+    def keep(rate: float, rows: int, masks: Masks | None) -> Keep | None:
         return masks.draw(rate, rows, width) if masks else None
 
-    x = dropped(x.reshape(-1, width), keep(dropout, sequences * length))
-    for i, block in enumerate(first.h):
-        adapters = Adapters.of([transformer.h[i] for transformer in transformers])
-        qkv = project(block, x, adapters, keep(lora_dropout, len(x)) if adapters else None)
-        rows = queries if i == last else everything  # nobody asks for the other tokens any more
-        attended = attend(qkv, length, heads, bias, rows, dropout, masks)
-        if i == last:
-            x = x.view(sequences, length, width)[:, queries].reshape(-1, width)
-        x = finish(block, x, attended, activation, keep(dropout, len(x)), keep(dropout, len(x)))
+    x = dropped(x.reshape(-1, width), keep(dropout, sequences * length, masks))
+    for i in range(len(first.h)):
+        same = [transformer.h[i] for transformer in transformers]
+
+        def compute(x: Tensor, masks: Masks | None, same: list[Any] = same, last: bool = i == last) -> Tensor:
+            adapters = Adapters.of(same)
+            qkv = project(same[0], x, adapters, keep(lora_dropout, len(x), masks) if adapters else None)
+            rows = queries if last else everything  # nobody asks for the other tokens any more
+            attended = attend(qkv, length, heads, bias, rows, dropout, masks)
+            if last:
+                x = x.view(sequences, length, width)[:, queries].reshape(-1, width)
+            keeps = [keep(dropout, len(x), masks) for _ in range(2)]
+            return finish(same[0], x, attended, activation, *keeps)
+
+        if checkpointing and torch.is_grad_enabled():
+            x = checkpointed(compute, x, masks, [p for block in same for p in block.parameters()])
+        else:
+            x = compute(x, masks)
     return first.ln_f(x).view(sequences, -1, width)
 
 
