@@ -3,7 +3,8 @@
     python benchmarks/memory.py
 
 A run on 1 M steps of HalfCheetah's shapes, against the dataset once + model + optimiser + 600 MiB; and a run of GPT-2
-(124 M) at batch 64 × 20, with and without gradient checkpointing, which should stay within 1.3 GiB. Beside each: what weights, gradients and moments take.
+(124 M) at batch 64 × 20, with and without gradient checkpointing, which should stay within 1.3 GiB. Beside each: what
+weights, gradients and moments take.
 """
 
 from __future__ import annotations
