@@ -21,6 +21,10 @@ class Inspect:
     options: ReadOptions = field(default_factory=ReadOptions)
     env: str | None = None
     """Compare sizes and bounds with this environment, a Gymnasium id; by default the one that the dataset names."""
+    html: Path | None = None
+    """Also draw it, into this .html file: returns, lengths, actions, observations and three episodes, on one page that
+    opens offline.
+    """
     json: bool = False
     """Print one JSON object: episodes, steps, return_mean, return_max, …"""
 
@@ -29,20 +33,29 @@ def inspect_verb(argv: list[str]) -> int:
     """`lamo data inspect`."""
     options = parse(Inspect, "data inspect", argv)
     with stdout_kept_clean(options.json):
-        from lamo.data.inspect import inspect, render
+        from lamo.data.inspect import action_bounds, inspect, render
         from lamo.data.sources import load_episodes
 
+        if options.html is not None:
+            from lamo.report.dataset import check_page
+
+            check_page(options.html)
         read = options.options
         episodes = load_episodes(
             options.source, columns=read.columns, obs_keys=read.obs_keys, actions=read.actions, reward=read.reward
         )
         if options.env is None:
-            result = inspect(episodes)
+            result, bounds = inspect(episodes), action_bounds(episodes)
         else:
             from lamo.envs.pool import EnvPool
 
             with EnvPool(options.env, obs_keys=read.obs_keys) as pool:
-                result = inspect(episodes, pool)
+                result, bounds = inspect(episodes, pool), action_bounds(episodes, pool)
+        if options.html is not None:
+            from lamo.data.portrait import portrait
+            from lamo.report.dataset import write_dataset_page
+
+            print(write_dataset_page(result, portrait(episodes, bounds), options.html), file=sys.stderr)
     return answer(result, options.json, lambda: render(result))
 
 

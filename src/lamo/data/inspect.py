@@ -24,7 +24,7 @@ def inspect(episodes: Episodes, env: Any = None) -> dict[str, Any]:
     """
     returns, lengths = episodes.returns, episodes.lengths
     low, high, std = _ranges(episodes)
-    counts, edges = np.histogram(returns, bins=BINS)
+    counts, edges = _histogram(returns)
     report: dict[str, Any] = {
         "source": episodes.source,
         "format": episodes.metadata.get("format"),
@@ -95,6 +95,15 @@ def action_bounds(episodes: Episodes, env: Any = None) -> tuple[np.ndarray, np.n
 
 def _ranges(episodes: Episodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return episodes.observations.min(axis=0), episodes.observations.max(axis=0), episodes.statistics().std
+
+
+def _histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """numpy's, of values also that are so large and near each other that it finds no bins between them."""
+    low, high = float(values.min()), float(values.max())
+    if high > low and (high - low) / BINS > np.spacing(max(abs(low), abs(high))):
+        return np.histogram(values, bins=BINS)
+    margin = max(0.5, 1e-3 * max(abs(low), abs(high)))
+    return np.histogram(values, bins=BINS, range=(low - margin, high + margin))
 
 
 def _actions(episodes: Episodes) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def variables() -> dict[str, str]:
 
 
 @contextmanager
-def _drawing(text: str) -> Iterator[None]:
+def drawing(text: str) -> Iterator[None]:
+    """The style of every figure, while it holds; `text` is matplotlib's svg.fonttype: `none` (letters) or `path`."""
     import matplotlib
 
     inks = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor")
@@ -74,14 +75,16 @@ def _drawing(text: str) -> Iterator[None]:
         yield
 
 
-def _figure(size: tuple[float, float]) -> Figure:
+def blank(size: tuple[float, float]) -> Figure:
+    """An empty figure of so many inches."""
     # Figure without pyplot: no global state, no backend to choose; savefig takes the canvas that the format asks for.
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained")
 
 
-def _save(figure: Figure) -> str:
+def save(figure: Figure) -> str:
+    """The figure as an SVG file, the same bytes for the same figure."""
     buffer = io.StringIO()
     figure.savefig(
         buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -109,7 +112,8 @@ def inline(svg: str, name: str, title: str) -> Html:
     return el("svg", el("title", title), Html(body), class_="figure", role="img", viewBox=view, aria_label=title)
 
 
-def _step_label(value: float, _: object = None) -> str:
+def step_label(value: float, _: object = None) -> str:
+    """200k, 1.5M."""
     for size, suffix in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{suffix}"
@@ -196,7 +200,7 @@ def _curves(
     _reference(axes, data.get(f"{section['metric']}_mean"), "mean of the data")
     axes.set_xlabel(unit if x == "step" else f"wall-clock time, evaluations included ({unit})")
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(FuncFormatter(_step_label))
+    axes.xaxis.set_major_formatter(FuncFormatter(step_label))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.margins(y=0.08)
     return True
@@ -208,11 +212,11 @@ def learning_curves(
     """One panel: score (or return) against "step" or "seconds", with intervals, as an SVG file. None where there is
     nothing to draw.
     """
-    with _drawing("none"):
-        figure = _figure(PANEL)
+    with drawing("none"):
+        figure = blank(PANEL)
         axes = figure.add_subplot()
         axes.set_ylabel(section["metric"])
-        return _save(figure) if _curves(axes, section, styles, x, target) else None
+        return save(figure) if _curves(axes, section, styles, x, target) else None
 
 
 def loss_curves(section: Mapping[str, Any], styles: Mapping[str, int], which: str = "loss") -> str | None:
@@ -228,8 +232,8 @@ def loss_curves(section: Mapping[str, Any], styles: Mapping[str, int], which: st
     ]
     if not drawn:
         return None
-    with _drawing("none"):
-        figure = _figure(PANEL)
+    with drawing("none"):
+        figure = blank(PANEL)
         axes = figure.add_subplot()
         for label, loss in drawn:
             colour, _, dash = style_of(styles[label])
@@ -248,9 +252,9 @@ def loss_curves(section: Mapping[str, Any], styles: Mapping[str, int], which: st
         axes.set_xlabel("gradient steps")
         axes.set_ylabel(drawn[0][1]["key"].replace("_", " "))
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(FuncFormatter(_step_label))
+        axes.xaxis.set_major_formatter(FuncFormatter(step_label))
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        return _save(figure)
+        return save(figure)
 
 
 def strip(section: Mapping[str, Any], styles: Mapping[str, int], width: float = 10.4) -> str | None:
@@ -262,8 +266,8 @@ def strip(section: Mapping[str, Any], styles: Mapping[str, int], width: float = 
     rows = [(m["label"], m["targets"][m["best_target"]]) for m in section["methods"] if m["best_target"] is not None]
     if not rows:
         return None
-    with _drawing("none"):
-        figure = _figure((width, 0.85 + 0.4 * len(rows)))
+    with drawing("none"):
+        figure = blank((width, 0.85 + 0.4 * len(rows)))
         axes = figure.add_subplot()
         axes.grid(True, axis="x")
         axes.grid(False, axis="y")
@@ -304,7 +308,7 @@ def strip(section: Mapping[str, Any], styles: Mapping[str, int], width: float = 
         axes.set_yticks(range(len(rows)), [f"{label}" for label, _ in rows])
         axes.set_ylim(len(rows) - 0.45, -0.6)
         axes.set_xlabel(section["metric"])
-        return _save(figure)
+        return save(figure)
 
 
 def _data_lines(axes: Axes, section: Mapping[str, Any]) -> None:
@@ -350,8 +354,8 @@ def overview(numbers: Mapping[str, Any], form: str = "svg") -> bytes | None:
         return None
     columns = min(len(sections), 3)
     rows = -(-len(sections) // columns)
-    with _drawing("path"):
-        figure = _figure((max(3.5 * columns, 6.4), 2.9 * rows + 0.35))
+    with drawing("path"):
+        figure = blank((max(3.5 * columns, 6.4), 2.9 * rows + 0.35))
         for i, section in enumerate(sections):
             axes = figure.add_subplot(rows, columns, i + 1)
             _curves(axes, section, styles, "step")
@@ -365,7 +369,7 @@ def overview(numbers: Mapping[str, Any], form: str = "svg") -> bytes | None:
         }
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 4))
         if form == "svg":
-            return _save(figure).encode()
+            return save(figure).encode()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=200, transparent=True, metadata={"Software": None})
         return buffer.getvalue()

@@ -200,7 +200,8 @@ class _Page:
         )
 
 
-def _head(title: str, script: str) -> Html:
+def head(title: str, script: str, kind: str = "lamo report") -> Html:
+    """The head of a page: its policy of what may run and load, its title, its style."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     allowed = f"'sha256-{digest}'" if script else "'none'"
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
@@ -211,7 +212,7 @@ def _head(title: str, script: str) -> Html:
         void("meta", http_equiv="Content-Security-Policy", content=policy),
         void("meta", name="viewport", content="width=device-width, initial-scale=1"),
         void("meta", name="color-scheme", content="light dark"),
-        el("title", f"{title} – lamo report"),
+        el("title", f"{title} – {kind}"),
         el("style", _resource("page.css")),
     )
 
@@ -254,4 +255,4 @@ def render(numbers: Mapping[str, Any], sections: Sequence[Section]) -> str:
         el("footer", "The same numbers as data: report.json.", class_="soft"),
         *(scripts if script else ()),
     )
-    return f"<!DOCTYPE html>\n{el('html', _head(title, script), body, lang='en')}\n"
+    return f"<!DOCTYPE html>\n{el('html', head(title, script), body, lang='en')}\n"
