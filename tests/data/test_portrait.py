@@ -13,7 +13,9 @@ from hypothesis.extra import numpy as hnp
 
 from lamo.data import portrait as module
 from lamo.data.inspect import inspect
+from lamo.data.join import join
 from lamo.data.portrait import CURVE, _curve, _sample, histogram, portrait
+from lamo.data.store_writer import write_store
 
 
 @settings(max_examples=150, deadline=None)
@@ -122,3 +124,14 @@ def test_large_and_equal_returns_have_a_histogram(make_episodes):
     episodes.rewards[:] = 1e30
     assert sum(inspect(episodes)["return_histogram"]["counts"]) == 2
     assert sum(portrait(episodes)["returns"]["counts"]) == 2
+
+
+def test_a_store_is_drawn_like_what_it_holds(make_episodes, tmp_path):
+    episodes = make_episodes([40, 30, 50])
+    stored = write_store(episodes, tmp_path / "a.lamo")
+    assert stored.mapped and portrait(stored) == portrait(episodes)
+    parts = join([write_store(episodes.select([e]), tmp_path / f"{e}.lamo") for e in range(3)])
+    drawn = portrait(parts)  # statistics of several are put together: the last digits differ
+    assert drawn["returns"] == portrait(episodes)["returns"] and drawn["pairs"] == portrait(episodes)["pairs"]
+    choices = make_episodes([40, 30], actions=0)
+    assert portrait(write_store(choices, tmp_path / "c.lamo")) == portrait(choices)

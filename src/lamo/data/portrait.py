@@ -56,13 +56,13 @@ def portrait(
     width = episodes.observations.shape[1]
     rows = _sample(episodes.steps, max(1, min(SAMPLE, SAMPLE_VALUES // max(width, 1))), rng)
     statistics = episodes.statistics()
-    low, high = _ends(episodes.observations)
+    low, high = _ends(episodes, "observations")
     shown = range(min(width, MAX_DIMS))
     observations = _columns(episodes.observations, rows, len(shown))
     return {
         "returns": histogram(returns),
         "lengths": histogram(lengths),
-        "rewards": _values(episodes.rewards),
+        "rewards": _values(episodes),
         "order": _curve(np.arange(len(returns)), returns),
         "scatter": _scatter(lengths, returns, rng),
         "sampled": len(rows),
@@ -127,10 +127,9 @@ def _blocks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
     return (np.asarray(values[start : start + BLOCK]) for start in range(0, len(values), BLOCK))
 
 
-def _ends(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    ends = [(block.min(axis=0), block.max(axis=0)) for block in _blocks(values)]
-    low, high = zip(*ends, strict=True)
-    return np.min(low, axis=0).astype(np.float64), np.max(high, axis=0).astype(np.float64)
+def _ends(episodes: Episodes, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    low, high = episodes.extremes(key)
+    return np.asarray(low, np.float64), np.asarray(high, np.float64)
 
 
 def _counts(values: NDArray[Any], most: int | None = None) -> dict[Any, int] | None:
@@ -188,7 +187,7 @@ def _actions(
         }
     width = episodes.actions.shape[1]
     shown = min(width, MAX_DIMS)
-    low, high = _ends(episodes.actions)
+    low, high = _ends(episodes, "actions")
     ordered = _columns(episodes.actions, rows, shown)
     fitting = bounds is not None and len(bounds[0]) == width
     described = []
@@ -236,12 +235,13 @@ def _pairs(actions: NDArray[Any], rows: NDArray[np.int64], described: list[dict[
     return out
 
 
-def _values(rewards: NDArray[Any]) -> dict[str, Any]:
+def _values(episodes: Episodes) -> dict[str, Any]:
     """Rewards as a histogram or, where there are few of them, as counts: {"values": [[value, count], …]}."""
+    rewards = episodes.rewards
     seen = _counts(rewards, _FEW)
     if seen is not None:
         return {"values": [[float(value), seen[value]] for value in sorted(seen)]}
-    low, high = (float(end) for end in _ends(rewards))
+    low, high = (float(end) for end in _ends(episodes, "rewards"))
     parts = [histogram(block, low, high) for block in _blocks(rewards)]
     # a block of whole numbers among others has other bins: then all are counted in one go
     if len({(part["low"], part["high"], len(part["counts"])) for part in parts}) > 1:
