@@ -26,6 +26,8 @@ from hypothesis import strategies as st
 from lerobot_folders import write_lerobot
 
 from lamo.data import Episodes, load_episodes
+from lamo.data.store import header
+from lamo.data.store_writer import write_store
 from lamo.errors import LONGEST, LamoError
 
 SECONDS, MEMORY = 10.0, 1 << 30  # that one reading may take, and may add to the process
@@ -226,6 +228,31 @@ def flat_pickled(arrays: Arrays) -> Files:
     return Files({"a.pkl": pickle.dumps(arrays, protocol=2)})
 
 
+def stored(arrays: Arrays) -> Files:
+    """The files of a store, whose index stays that of `sound()`."""
+    files = Files({"index.json": STORE["index.json"]})
+    for key, value in arrays.items():
+        if "/" not in key:
+            array = np.asarray(value)
+            files[f"{key}.npy"] = header(array.dtype, array.shape) + array.tobytes()
+    return files
+
+
+def two_stores(arrays: Arrays) -> Files:
+    """A folder with the store and a sound one."""
+    return Files(
+        {f"{n}.lamo/{name}": each for n, part in enumerate((stored(arrays), STORE)) for name, each in part.items()}
+    )
+
+
+def store() -> Files:
+    with tempfile.TemporaryDirectory() as folder:
+        write_store(sound(), Path(folder) / "a.lamo")
+        return Files({path.name: path.read_bytes() for path in sorted((Path(folder) / "a.lamo").iterdir())})
+
+
+STORE = store()
+STORED = {name[:-4]: np.load(io.BytesIO(each)) for name, each in STORE.items() if name.endswith(".npy")}
 LEROBOT = {version: lerobot(version) for version in (2, 3)}
 MINARI = {"observations": "observations", "actions": "actions", "rewards": "rewards"}
 MINARI |= {"terminated": "terminations", "truncated": "truncations"}
@@ -267,6 +294,7 @@ READERS: dict[str, list[tuple[Arrays, Callable[[Arrays], Files], Arrays]]] = {
         for version in (2, 3)
         for options in ({}, {"reward": "none", "columns": ["time=frame_index"]})
     ],
+    "store": [(STORED, stored, {}), (STORED, two_stores, {})],
     "robomimic": [
         (per_episode("data/demo_", ROBOMIMIC, extra=False), lambda a: hdf5(a, ROBOT), {}),
         (

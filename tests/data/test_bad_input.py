@@ -58,17 +58,19 @@ KINDS = {
         *READERS["robomimic"][0][:2], "a.hdf5", "data/demo_1/obs/object", "data/demo_1/actions", "data/demo_1/rewards"
     ),
 }
+KINDS["store"] = Kind(*READERS["store"][0][:2], "observations.npy", *FLAT)
 LEROBOT, TABLES = ("lerobot 2", "lerobot 3"), ("csv", "parquet", "lerobot 2", "lerobot 3")
 
 # What cannot befall a format, and why.
 CANNOT = {
-    **dict.fromkeys(itertools.product(("npz", "d4rl", "trajectories"), ["reordered"]), "steps have no number"),
+    **dict.fromkeys(itertools.product(("npz", "d4rl", "trajectories", "store"), ["reordered"]), "steps have no number"),
     **dict.fromkeys(itertools.product(("npz", "trajectories"), ["duplicate ids"]), "an episode's number is its place"),
     **dict.fromkeys(itertools.product(set(KINDS) - set(TABLES), ["unsorted time"]), "there is no time"),
     ("csv", "mixed shapes"): "a cell is one number",
     ("trajectories", "huge attribute"): "there are no attributes",
     ("trajectories", "bomb"): "nothing is packed",
     ("csv", "bomb"): "nothing is packed",
+    ("store", "bomb"): "nothing is packed",
     ("trajectories", "escape"): "names no file; names of code are refused in test_pickles.py",
 }
 READS = {  # what does no harm, for it is never read: (reader, harm) -> why
@@ -131,11 +133,28 @@ def attributed(arrays: Arrays, group: str, name: str) -> bytes:
     return stream.getvalue()
 
 
+# A store knows sizes, types and digests of its files, so any change of them is seen as one.
+SIZE, DIGEST = "index.json says", "is not what was written"
+STORE: dict[str, Callable[[Kind], tuple[Files, str]]] = {
+    "truncated": lambda kind: (changed(kind, observations=kind.arrays["observations"][:-1]), SIZE),
+    "empty": lambda kind: (Files({**kind.write(kind.arrays), kind.data: b""}), SIZE),
+    "no steps": lambda kind: (kind.write({key: value[:0] for key, value in kind.arrays.items()}), SIZE),
+    "wrong dtype": lambda kind: (changed(kind, actions=kind.arrays["actions"].astype(">f4")), "says another type or"),
+    "ragged": lambda kind: (changed(kind, rewards=np.zeros(11, np.float32)), SIZE),
+    "duplicate ids": lambda kind: (changed(kind, ids=np.array([0, 1, 1])), "ids"),
+    "missing column": lambda kind: (without(kind, "rewards"), "rewards.npy is missing"),
+    "NaN": lambda kind: (changed(kind, rewards=np.full(9, np.nan, np.float32)), DIGEST),
+    "mixed shapes": lambda kind: (changed(kind, observations=np.zeros((3, 9), np.float32)), "says another type or"),
+}
+
+
 def harmed(reader: str, harm: str, root: Path) -> tuple[Files, str]:
     """The files of a dataset after the harm, and words of the message; links are put into `root` at once."""
     kind = KINDS[reader]
     files = kind.write(kind.arrays)
     steps = len(kind.arrays[kind.rewards])
+    if reader == "store" and harm in STORE:
+        return STORE[harm](kind)
     if harm == "truncated":
         files[kind.data] = files[kind.data][: len(files[kind.data]) // 2]
         return files, "not readable as" if reader in ("csv", "minari arrow") else "not a whole"
@@ -251,7 +270,7 @@ def described(reader: str, files: Files) -> tuple[Files, str]:
         stream = io.BytesIO()
         parquet.write_table(made.replace_schema_metadata({"lamo": json.dumps({"env": "x" * (1 << 21)})}), stream)
         return Files({"a.parquet": stream.getvalue()}), "its notes under 'lamo' are damaged"
-    name = "data/metadata.json" if "data/metadata.json" in files else "meta/info.json"
+    name = next(name for name in ("data/metadata.json", "meta/info.json", "index.json") if name in files)
     files[name] = files[name].replace(b"{", b'{"notes": "' + b"x" * (1 << 24) + b'", ', 1)
     return files, "more than any description needs"
 
