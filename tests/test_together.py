@@ -57,10 +57,18 @@ def assert_alike(together: Path, alone: Path) -> None:
         np.testing.assert_allclose(policies[0][name], value, atol=TOLERANCE, rtol=1e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("preset", ["lamo", "lamo-random"])
-def test_each_is_what_it_is_alone(preset: str, data: Path, small_lm: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("preset", "extra"),
+    [
+        ("lamo", {}),
+        ("lamo", {"lora_form": "separate", "gradient_checkpointing": True}),
+        ("lamo-random", {"lm_seed": 5}),
+    ],
+)
+def test_each_is_what_it_is_alone(
+    preset: str, extra: dict[str, Any], data: Path, small_lm: Path, tmp_path: Path
+) -> None:
     """With dropout, with text, on another half of the data for each seed."""
-    extra = {"lm_seed": 5} if preset == "lamo-random" else {}
     experiments = [experiment(data, small_lm, preset, seed=seed, **extra) for seed in SEEDS]
     runs = train_together(experiments, [tmp_path / f"together-{seed}" for seed in SEEDS], quiet=True)
     for one, run in zip(experiments, runs, strict=True):

@@ -79,7 +79,7 @@ PLANS = {
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_banded_actions_equal_a_forward_over_the_whole_episode(plan: str) -> None:
-    chosen = policy(span=2)
+    chosen = policy(span=2, lora_form="separate")
     for ours, full in zip(play(chosen, 4, PLANS[plan]), in_full(chosen, 4, PLANS[plan]), strict=True):
         np.testing.assert_allclose(ours, full, atol=2e-5)
 

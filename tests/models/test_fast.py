@@ -17,6 +17,7 @@ from lamo.models.attention import attention_bias
 from lamo.models.backbone import Backbone
 from lamo.models.dropout import Masks, dropped
 from lamo.models.fast import refusal
+from lamo.models.projection import fused, parts
 
 CPU = torch.device("cpu")
 QUIET: dict[str, Any] = {"dropout": 0.0, "lora_dropout": 0.0}
@@ -51,6 +52,8 @@ def gradients(module: Backbone, loss: Tensor) -> dict[str, Tensor]:
     [
         {},
         {"lora_bias": True, "positions": "on"},
+        {"lora_form": "separate"},
+        {"lora_form": "separate", "lora_bias": True},
         {"adapt": "frozen", "language_weight": 0.0},
         {"adapt": "full"},
         {"span": 2, "context": 20},
@@ -148,11 +151,13 @@ def plain(module: Backbone, tokens: Tensor, masks: Masks) -> Tensor:
     x = dropped(tokens.reshape(rows, width), masks.draw(p, rows, width))
     for block in base.h:
         h = block.ln_1(x)
-        layer = block.attn.c_attn
-        low = dropped(h, masks.draw(q, rows, width)) @ layer.lora_A["default"].weight.T
-        qkv = layer.base_layer(h) + low @ layer.lora_B["default"].weight.T * layer.scaling["default"]
-        parts = (part.view(count, length, heads, -1).transpose(1, 2) for part in qkv.split(width, dim=1))
-        query, key, value = parts
+        projected = []
+        for layer in parts(block.attn.c_attn):
+            low = dropped(h, masks.draw(q, rows, width)) @ layer.lora_A["default"].weight.T
+            projected.append(layer.base_layer(h) + low @ layer.lora_B["default"].weight.T * layer.scaling["default"])
+        qkv = torch.cat(projected, dim=1)
+        parted = (part.view(count, length, heads, -1).transpose(1, 2) for part in qkv.split(width, dim=1))
+        query, key, value = parted
         scores = query @ key.transpose(2, 3) / (width / heads) ** 0.5
         scores = scores.masked_fill(torch.ones(length, length).tril() == 0, -1e30)
         keep = masks.draw(p, count * heads, length, length)
@@ -164,8 +169,9 @@ def plain(module: Backbone, tokens: Tensor, masks: Masks) -> Tensor:
     return base.ln_f(x).view(count, length, width)
 
 
-def test_with_dropout_it_equals_the_plain_formulas_under_the_same_masks() -> None:
-    module = backbone(dropout=0.3, lora_dropout=0.2)
+@pytest.mark.parametrize("form", ["fused", "separate"])
+def test_with_dropout_it_equals_the_plain_formulas_under_the_same_masks(form: str) -> None:
+    module = backbone(dropout=0.3, lora_dropout=0.2, lora_form=form)
     tokens = torch.randn(4, 9, 32)
     weight = torch.randn(4, 9, 32)
     ours = module(tokens, masks=Masks([7], 3, CPU))
@@ -225,11 +231,19 @@ def test_band_of_two_steps() -> None:
 
 
 def test_other_models_are_left_to_the_library() -> None:
-    llama = LlamaForCausalLM(
-        LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
-    )
-    assert refusal(llama)
-    assert not Backbone(llama, SequenceSettings()).fast
-    assert not Backbone(gpt2(), SequenceSettings(lora_form="separate")).fast
+    shape = LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    assert refusal(LlamaForCausalLM(shape))
+    assert not Backbone(LlamaForCausalLM(shape), SequenceSettings()).fast
     with pytest.raises(LamoError, match="--blocks fast"):
-        Backbone(gpt2(), SequenceSettings(lora_form="separate", blocks="fast"))
+        Backbone(LlamaForCausalLM(shape), SequenceSettings(blocks="fast"))
+
+
+def test_weights_that_were_split_are_one_storage_and_stay_so() -> None:
+    module = backbone(lora_form="separate")
+    split = module.lm.base_model.h[0].attn.c_attn
+    before = [part.base_layer.weight.clone() for part in parts(split)]
+    for _ in range(2):
+        weight, bias = fused(split)
+        assert torch.equal(weight, torch.cat(before).t()) and bias.shape == (96,)
+        assert len({part.base_layer.weight.untyped_storage().data_ptr() for part in parts(split)}) == 1
+        module = module.double().float()  # moved, they are apart again

@@ -21,6 +21,7 @@ from lamo.models.cpu import has_fast_bfloat16
 from lamo.models.cross_entropy import linear_cross_entropy
 from lamo.models.dropout import Masks
 from lamo.models.fast import refusal, run_blocks
+from lamo.models.projection import SplitProjection
 
 EMBEDDED_LMS = {"tiny": "lm-tiny"}  # name -> folder in lamo.assets
 
@@ -173,24 +174,6 @@ def weights_digest(model: nn.Module) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- backbone
-
-
-class SplitProjection(nn.Module):
-    """GPT-2's fused (d -> 3d) projection as three, so that q, k and v can have adapters of their own (the paper's
-    0.73 %)."""
-
-    def __init__(self, fused: Any) -> None:
-        super().__init__()
-        d_in, d_out = fused.weight.shape  # Conv1D stores (in, out)
-        for i, name in enumerate(("q", "k", "v")):
-            part = nn.Linear(d_in, d_out // 3)
-            columns = slice(i * d_out // 3, (i + 1) * d_out // 3)
-            part.weight = nn.Parameter(fused.weight.detach()[:, columns].T.contiguous())
-            part.bias = nn.Parameter(fused.bias.detach()[columns].clone())
-            self.add_module(name, part)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([part(x) for part in self.children()], dim=-1)  # q, k, v in the order they were added
 
 
 class Backbone(nn.Module):

@@ -14,13 +14,14 @@ Shapes: S runs, B sequences of T tokens each, width d, H heads; M = S · B · T 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lamo.models import projection
 from lamo.models.activations import ACTIVATIONS
 from lamo.models.attention import attend
 from lamo.models.checkpoint import checkpointed
@@ -55,7 +56,8 @@ def _chunks(x: Tensor, width: int) -> Iterator[slice]:
 class _Project(torch.autograd.Function):
     """x (M, d) -> q, k, v (M, 3d): layer norm, GPT-2's fused projection, and beside it the adapters of S runs.
 
-    qkv = h W + b + s · dropout(h) Aᵀ Bᵀ with h = norm(x), A (S, r, d), B (S, 3d, r).
+    qkv = h W + b + s · dropout(h) Aᵀ Bᵀ with h = norm(x), A (S, r, d), B (S, 3d, r); or a pair each, with dropout of
+    its own, for the columns of q, k and v: A (S, 3, r, d), B (S, 3, d, r).
     """
 
     @staticmethod
@@ -69,24 +71,28 @@ class _Project(torch.autograd.Function):
         a: Tensor | None,
         b: Tensor | None,
         scaling: float,
-        keep: Keep | None,
+        keeps: Sequence[Keep | None],
         eps: float,
     ) -> Tensor:
         h, *moments = _norm(x, norm_weight, norm_bias, eps)
         qkv = torch.addmm(bias, h, weight)
-        low = None
+        lows: list[Tensor] = []  # (S, M/S, r) each
         if a is not None and b is not None:
             runs = len(a)
-            low = torch.bmm(dropped(h, keep).view(runs, -1, h.shape[1]), a.to(h.dtype).transpose(1, 2))  # (S, M/S, r)
-            qkv.view(runs, -1, qkv.shape[1]).baddbmm_(low, b.to(h.dtype).transpose(1, 2), alpha=scaling)
-        ctx.save_for_backward(x, norm_weight, norm_bias, weight, bias, a, b, low, *moments)
-        ctx.scaling, ctx.keep, ctx.eps = scaling, keep, eps
+            for (columns, a_i, b_i), keep in zip(_groups(qkv, a, b), keeps, strict=True):
+                low = torch.bmm(dropped(h, keep).view(runs, -1, h.shape[1]), a_i.to(h.dtype).transpose(1, 2))
+                part = columns.view(runs, -1, columns.shape[1])
+                part.baddbmm_(low, b_i.to(h.dtype).transpose(1, 2), alpha=scaling)
+                lows.append(low)
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight, bias, a, b, *moments, *lows)
+        ctx.scaling, ctx.keeps, ctx.eps = scaling, keeps, eps
         return qkv
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         (grad,) = grad_outputs  # (M, 3d)
-        x, norm_weight, norm_bias, weight, bias, a, b, low, *moments = ctx.saved_tensors
+        x, norm_weight, norm_bias, weight, bias, a, b, *rest = ctx.saved_tensors
+        moments, lows = rest[:2], rest[2:]
         trained = ctx.needs_input_grad
         goes_on = any(trained[:3])  # not into frozen token embeddings: text's first block
         dh = grad @ weight.t() if goes_on else None
@@ -98,15 +104,20 @@ class _Project(torch.autograd.Function):
         if trained[4]:
             d_bias = grad.sum(0)
         if a is not None and h is not None:
-            runs, by_run = len(a), grad.view(len(a), -1, grad.shape[1])
-            factors = None if ctx.keep is None else ctx.keep.factors(h)
-            d_low = torch.bmm(by_run, b.to(grad.dtype)).mul_(ctx.scaling)  # (S, M/S, r)
-            d_b = torch.bmm(by_run.transpose(1, 2), low).mul_(ctx.scaling)
-            h = h if factors is None else h.mul_(factors)
-            d_a = torch.bmm(d_low.transpose(1, 2), h.view(runs, -1, h.shape[1]))
-            if dh is not None:
-                through = torch.bmm(d_low, a.to(grad.dtype)).view_as(dh)
-                dh = dh.add_(through) if factors is None else dh.addcmul_(through, factors)
+            runs = len(a)
+            d_as: list[Tensor] = []
+            d_bs: list[Tensor] = []
+            for (columns, a_i, b_i), keep, low in zip(_groups(grad, a, b), ctx.keeps, lows, strict=True):
+                by_run = columns.view(runs, -1, columns.shape[1])
+                factors = None if keep is None else keep.factors(h)
+                d_low = torch.bmm(by_run, b_i.to(grad.dtype)).mul_(ctx.scaling)  # (S, M/S, r)
+                d_bs.append(torch.bmm(by_run.transpose(1, 2), low).mul_(ctx.scaling))
+                kept = h if factors is None else h * factors
+                d_as.append(torch.bmm(d_low.transpose(1, 2), kept.view(runs, -1, h.shape[1])))
+                if dh is not None:
+                    through = torch.bmm(d_low, a_i.to(grad.dtype)).view_as(dh)
+                    dh = dh.add_(through) if factors is None else dh.addcmul_(through, factors)
+            d_a, d_b = (each[0] if len(each) == 1 else torch.stack(each, 1) for each in (d_as, d_bs))
         dx = d_norm_weight = d_norm_bias = None
         if dh is not None:
             dx, d_norm_weight, d_norm_bias = _norm_backward(dh, x, norm_weight, norm_bias, moments, trained[1])
@@ -114,6 +125,13 @@ class _Project(torch.autograd.Function):
         kinds = (weight, bias, a, b)
         named = (_like(grad, kind) for grad, kind in zip(grads, kinds, strict=True))
         return dx, d_norm_weight, d_norm_bias, *named, None, None, None
+
+
+def _groups(qkv: Tensor, a: Tensor, b: Tensor) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+    """The columns of (M, 3d) that an adapter writes, and the adapter: A (S, r, d), B (S, columns, r)."""
+    if a.ndim == 3:
+        return [(qkv, a, b)]
+    return zip(qkv.split(b.shape[2], dim=1), a.unbind(1), b.unbind(1), strict=True)
 
 
 class _Finish(torch.autograd.Function):
@@ -212,19 +230,13 @@ def refusal(lm: Any) -> str | None:
         return f"its activation is {config.activation_function}; known: {', '.join(ACTIVATIONS)}"
     if not config.scale_attn_weights or config.scale_attn_by_inverse_layer_idx or config.add_cross_attention:
         return "its attention is not GPT-2's"
-    projections: list[Any] = [block.attn.c_attn for block in blocks]
-    if not all(hasattr(_base(projection), "weight") for projection in projections):
-        return "its query, key and value projections are apart (--lora-form separate)"
     return None
-
-
-def _base(projection: Any) -> Any:
-    return getattr(projection, "base_layer", projection)
 
 
 @dataclass(frozen=True, eq=False)
 class Adapters:
-    """LoRA of one block for S runs: a (S, r, d), b (S, 3d, r), multiplied by `scaling`."""
+    """LoRA of one block for S runs: a (S, r, d), b (S, 3d, r), or three of each in a second dimension, multiplied by
+    `scaling`; see `_Project`."""
 
     a: Tensor
     b: Tensor
@@ -233,13 +245,22 @@ class Adapters:
     @staticmethod
     def of(blocks: Sequence[Any]) -> Adapters | None:
         """Adapters of the same block in each of S runs; None where it has none."""
-        layers: list[Any] = [block.attn.c_attn for block in blocks]
+        layers = [part for block in blocks for part in projection.parts(block.attn.c_attn)]
         if not hasattr(layers[0], "lora_A"):
             return None
+        groups, scaling = len(layers) // len(blocks), layers[0].scaling["default"]
         a, b = ([getattr(layer, name)["default"].weight for layer in layers] for name in ("lora_A", "lora_B"))
         if len(layers) == 1:
-            return Adapters(a[0][None], b[0][None], layers[0].scaling["default"])
-        return Adapters(torch.stack(a), torch.stack(b), layers[0].scaling["default"])
+            return Adapters(a[0][None], b[0][None], scaling)
+        if groups == 1:
+            return Adapters(torch.stack(a), torch.stack(b), scaling)
+        shape = (len(blocks), groups)
+        return Adapters(torch.stack(a).unflatten(0, shape), torch.stack(b).unflatten(0, shape), scaling)
+
+    @property
+    def count(self) -> int:
+        """Pairs of matrices for each run."""
+        return 1 if self.a.ndim == 3 else self.a.shape[1]
 
 
 def run_blocks(
@@ -274,7 +295,8 @@ def run_blocks(
 
         def compute(x: Tensor, masks: Masks | None, same: list[Any] = same, last: bool = i == last) -> Tensor:
             adapters = Adapters.of(same)
-            qkv = project(same[0], x, adapters, keep(lora_dropout, len(x), masks) if adapters else None)
+            keeps = [keep(lora_dropout, len(x), masks) for _ in range(adapters.count)] if adapters else []
+            qkv = project(same[0], x, adapters, keeps)
             rows = queries if last else everything  # nobody asks for the other tokens any more
             attended = attend(qkv, length, heads, bias, rows, dropout, masks)
             if last:
@@ -289,12 +311,14 @@ def run_blocks(
     return first.ln_f(x).view(sequences, -1, width)
 
 
-def project(block: Any, x: Tensor, adapters: Adapters | None, keep: Keep | None = None) -> Tensor:
-    """Queries, keys and values (M, 3d) of residuals x (M, d): see `_Project`."""
-    layer = _base(block.attn.c_attn)
+def project(block: Any, x: Tensor, adapters: Adapters | None, keeps: Sequence[Keep | None] = ()) -> Tensor:
+    """Queries, keys and values (M, 3d) of residuals x (M, d): see `_Project`. A mask for each adapter of a run,
+    or none."""
     a, b, scaling = (adapters.a, adapters.b, adapters.scaling) if adapters else (None, None, 0.0)
+    keeps = keeps or (None,) * (adapters.count if adapters else 0)
     norm = block.ln_1
-    return _Project.apply(x, norm.weight, norm.bias, layer.weight, layer.bias, a, b, scaling, keep, norm.eps)  # pyright: ignore[reportReturnType]
+    fused = projection.fused(block.attn.c_attn)
+    return _Project.apply(x, norm.weight, norm.bias, *fused, a, b, scaling, keeps, norm.eps)  # pyright: ignore[reportReturnType]
 
 
 def finish(
