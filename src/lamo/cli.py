@@ -20,6 +20,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("results:report_verb", "compare runs: table, Markdown and a page with curves and a moving picture"),
     "select": ("selection:select_verb", "rank the policies of runs from logged data alone, without a simulator"),
     "data inspect": ("data:inspect_verb", "what is in a dataset, and what looks wrong with it"),
+    "data convert": ("recutting:convert_verb", "write a dataset in another format, such as a store to train from"),
+    "data merge": ("recutting:merge_verb", "write several datasets as one"),
+    "data split": ("recutting:split_verb", "write a dataset in several files: train and holdout, or parts"),
+    "data subsample": ("recutting:subsample_verb", "write a random share of a dataset's episodes"),
     "data collect": ("data:collect_verb", "record episodes of a behaviour policy in an environment"),
     "lm pretrain": ("lm:pretrain_verb", "train a small language model on text files"),
     "lm evaluate": ("lm:evaluate_verb", "bits per byte and perplexity of a language model on a text"),
@@ -33,7 +37,7 @@ VERBS: dict[str, tuple[str, str]] = {
 
 def help_text() -> str:
     """What `lamo --help` prints."""
-    verbs = "\n".join(f"  lamo {name:<14}{what}" for name, (_, what) in VERBS.items())
+    verbs = "\n".join(f"  lamo {name:<16}{what}" for name, (_, what) in VERBS.items())
     return f"""lamo: control policies from small logs of behaviour, starting from a pretrained language model
 
 usage: lamo VERB [OPTIONS]
@@ -80,7 +84,7 @@ def _run(argv: list[str]) -> int:
     name = two if two in VERBS else argv[0]
     group = [verb for verb in VERBS if verb.startswith(f"{argv[0]} ")]
     if group and name not in VERBS:
-        text = "\n".join(f"  lamo {verb:<14}{VERBS[verb][1]}" for verb in group)
+        text = "\n".join(f"  lamo {verb:<16}{VERBS[verb][1]}" for verb in group)
         if argv[1:] and argv[1] in ("-h", "--help"):
             print(f"usage: lamo {argv[0]} VERB [OPTIONS]\n\n{text}")
             return 0

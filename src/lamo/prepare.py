@@ -109,7 +109,8 @@ def _check_worth(episodes: Episodes, rewarded: bool) -> None:
     """Whether these episodes can teach anything."""
     if episodes.steps == 1:
         raise LamoError(f"{episodes.source}: one transition is all there is to train on; give more of the data")
-    reward, alike = float(episodes.rewards[0]), float(episodes.rewards.min()) == float(episodes.rewards.max())
+    reward, highest = map(float, episodes.extremes("rewards"))
+    alike = reward == highest
     if rewarded and alike and (reward == 0 or not episodes.terminated.any()):  # else living longer is what is paid
         warn(
             f"{episodes.source}: every reward is {reward:g}: there is nothing to learn from them, "
@@ -133,7 +134,7 @@ def _bounds(low: Any, high: Any) -> tuple[tuple[float, ...] | None, tuple[float,
 def _from_data(episodes: Episodes) -> _Facts:
     """What the data alone says; bounds only where the source recorded them."""
     if episodes.discrete:
-        if (most := int(episodes.actions.max())) >= MAX_CHOICES:
+        if (most := int(episodes.extremes("actions").high)) >= MAX_CHOICES:
             raise LamoError(
                 f"{episodes.source} has action {most}, too many choices to learn each; if these are amounts, give "
                 "--actions continuous"
@@ -163,7 +164,7 @@ def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | 
             raise LamoError(
                 f"{name} has actions of {own} numbers, those of {env} have {pool.action_dim}; give another --env"
             )
-        if episodes.discrete and (most := int(episodes.actions.max())) >= pool.action_dim:
+        if episodes.discrete and (most := int(episodes.extremes("actions").high)) >= pool.action_dim:
             raise LamoError(f"{name} has action {most}, but {env} knows 0 to {pool.action_dim - 1}; give another --env")
         low, high = _bounds(pool.action_low, pool.action_high)
         if low is not None and (count := outside_bounds(episodes, low, high)):

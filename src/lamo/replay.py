@@ -53,7 +53,7 @@ def replay(
     steps in all)` is called after every step; what it raises ends the replay. Raises `LamoError` for answers of another
     shape than the log's actions, and for vectors that are not finite.
     """
-    actions = np.zeros_like(episodes.actions)
+    actions = np.zeros(episodes.actions.shape, episodes.actions.dtype)
     final = np.zeros((len(episodes), *episodes.actions.shape[1:]), episodes.actions.dtype)
     known, lengths, starts = final_known(episodes), episodes.lengths, episodes.offsets[:-1]
     longest_first = np.argsort(-lengths, kind="stable")
@@ -110,4 +110,4 @@ def holdout_errors(
     that of the behaviour which earns it, as in its training.
     """
     targets = None if policy.default_target is None else episodes.returns
-    return action_errors(replay(policy, episodes, targets, progress=progress).actions, episodes.actions)
+    return action_errors(replay(policy, episodes, targets, progress=progress).actions, np.asarray(episodes.actions))

@@ -180,7 +180,7 @@ def action_bounds(spec: Spec, episodes: Episodes) -> tuple[np.ndarray, np.ndarra
     if spec.action_low is not None and spec.action_high is not None:
         low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
     else:
-        low, high = episodes.actions.min(0), episodes.actions.max(0)
+        low, high = episodes.extremes("actions")
     flat = high <= low
     return np.where(flat, low - 1, low), np.where(flat, high + 1, high)
 

@@ -17,7 +17,8 @@ class Inspect:
     """What is in a dataset, and what looks wrong with it."""
 
     source: Positional[str]
-    """A file (.hdf5, .npz, .pkl, .csv, .parquet), a folder, a Minari id or an embedded name."""
+    """A file (.hdf5, .npz, .pkl, .csv, .parquet), a folder, a store (.lamo; every byte of it is checked), a Minari id
+    or an embedded name."""
     options: ReadOptions = field(default_factory=ReadOptions)
     env: str | None = None
     """Compare sizes and bounds with this environment, a Gymnasium id; by default the one that the dataset names."""
@@ -35,6 +36,7 @@ def inspect_verb(argv: list[str]) -> int:
     with stdout_kept_clean(options.json):
         from lamo.data.inspect import action_bounds, inspect, render
         from lamo.data.sources import load_episodes
+        from lamo.data.store import verify_source
 
         if options.html is not None:
             from lamo.report.dataset import check_page
@@ -44,6 +46,7 @@ def inspect_verb(argv: list[str]) -> int:
         episodes = load_episodes(
             options.source, columns=read.columns, obs_keys=read.obs_keys, actions=read.actions, reward=read.reward
         )
+        verify_source(options.source)
         if options.env is None:
             result, bounds = inspect(episodes), action_bounds(episodes)
         else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,36 @@ from typing import Any
 
 from lamo import __version__
 from lamo.data.episodes import Episodes
+from lamo.data.sources.arrays import write_npz
 from lamo.data.sources.d4rl import write_d4rl
+from lamo.data.sources.options import ReadOptions
 from lamo.data.sources.tables import SUFFIXES as TABLES
 from lamo.data.sources.tables import write_table
 from lamo.data.store import SUFFIX
 from lamo.data.store_writer import StoreWriter
-from lamo.data.stream import Stream
+from lamo.data.stream import Stream, stream
 from lamo.errors import LamoError
 
-FORMATS = (SUFFIX, ".hdf5", ".h5", *TABLES)
 Progress = Callable[[int, int | None], None]
+"""Hears how many steps are written, and how many there are, where that is known."""
+_HISTORY_BYTES = 60_000  # HDF5 has no room for larger attributes
+
+
+def _write_hdf5(episodes: Episodes, path: Path) -> None:
+    """D4RL's layout, with the history as an attribute; where it is too long, without the sources."""
+    history = episodes.metadata.get("history", [])
+    if len(text := json.dumps(history)) > _HISTORY_BYTES:
+        text = json.dumps([{**each, "sources": []} for each in history])[:_HISTORY_BYTES]
+    write_d4rl(episodes, path, {"history": text})
+
+
+_WRITERS: dict[str, Callable[[Episodes, Path], object]] = {
+    ".hdf5": _write_hdf5,
+    ".h5": _write_hdf5,
+    ".npz": write_npz,
+    **dict.fromkeys(TABLES, write_table),
+}
+FORMATS = (SUFFIX, *_WRITERS)
 
 
 def check_target(path: str | Path) -> Path:
@@ -47,31 +68,53 @@ def write(
     """Write blocks of episodes into a file or store that does not exist yet, its format by the suffix; return them,
     opened.
 
-    Metadata is that of the first block; `history` grows by `command` and `sources` (what each is and its digest).
-    `progress` hears of steps written, and in all where that is known. Formats other than the store are written from a
-    store beside the result, which is removed: memory stays bounded. Raises `LamoError`; then nothing is left.
+    Metadata is that of the first block; `history` grows by `command` and `sources` (what each is and its digest, which
+    is the result's where it is not given). `progress` hears of steps written, and in all where that is known. Formats
+    other than the store are written from a store beside the result, which is removed: memory stays bounded. Raises
+    `LamoError`; then nothing is left.
     """
     path = check_target(path)
     total = blocks.steps if isinstance(blocks, Stream) else None
-    entry = {"command": command, "lamo": __version__, "sources": list(sources)}
+    about: dict[str, Any] = {}
+
+    def described(digest: str) -> dict[str, Any]:
+        told = [{**each, "digest": each.get("digest", digest)} for each in sources]
+        entry = {"command": command, "lamo": __version__, "sources": told}
+        return {**about, "history": [*about.get("history", []), entry]}
+
     final = path.suffix.lower() == SUFFIX
     with _place(path, final) as place, StoreWriter(place) as writer:
-        metadata: dict[str, Any] | None = None
         for block in blocks:
-            if metadata is None:
-                metadata = {**block.metadata, "history": [*block.metadata.get("history", []), entry]}
+            about = about or block.metadata
             writer.append(block)
             progress(writer.steps, total)
-        stored = writer.finish(metadata or {})
+        stored = writer.finish(described)
         if final:
             return stored
-        named = replace(stored, metadata={**stored.metadata, "source": str(path)})
-        write_table(named, path) if path.suffix.lower() in TABLES else write_d4rl(named, path)
+        named = replace(stored, metadata={**stored.metadata, "source": path.name})
+        _WRITERS[path.suffix.lower()](named, path)
     return named
 
 
 @contextmanager
-def _place(path: Path, final: bool):
+def opened(source: str | Path, options: ReadOptions, beside: Path, progress: Progress) -> Iterator[Episodes]:
+    """Any source as Episodes whose steps need no memory: a store as it is, else one written beside `beside` for as long
+    as it is needed. What its reader holds in memory anyway is used from there.
+    """
+    found = stream(source, options)
+    if found.whole is not None:
+        yield found.whole
+        return
+    with _place(beside, False) as place, StoreWriter(place) as writer:
+        for block in found:
+            writer.append(block)
+            progress(writer.steps, found.steps)
+        stored = writer.finish(found.metadata)
+        yield replace(stored, metadata={**stored.metadata, "source": found.source})
+
+
+@contextmanager
+def _place(path: Path, final: bool) -> Iterator[Path]:
     """Where the store is written: the path itself, or a folder beside it that goes away."""
     if final:
         yield path

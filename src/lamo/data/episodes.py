@@ -339,8 +339,8 @@ class Episodes:
                 sha.update(np.ascontiguousarray(block, dtype=kind).data)
         return sha.hexdigest()
 
-    def validate(self, source: str | None = None) -> Episodes:
-        """Look at every value; return the episodes themselves.
+    def validate(self, source: str | None = None, *, first: int = 0) -> Episodes:
+        """Look at every value; return the episodes themselves. `first`: the number of the first row, for messages.
 
         Raises `LamoError` for the first NaN or infinite value, naming source, key, index, episode and step.
         """
@@ -350,12 +350,12 @@ class Episodes:
             row = 0
             for block in _blocks(value) if value.dtype.kind == "f" else ():
                 if not np.isfinite(block).all():
-                    raise LamoError(self._not_finite(name, key, value, row, block))
+                    raise LamoError(self._not_finite(name, key, row, block, first))
                 row += len(block)
-        if self.discrete and int(self.actions.min()) < 0:
-            row = int(np.argmax(self.actions < 0))
+        if self.discrete and int(self.extremes("actions").low) < 0:
+            row = int(np.argmax(np.asarray(self.actions) < 0))
             raise LamoError(
-                f"{name}: actions holds {int(self.actions[row])} at [{row}], but choices are counted from 0; "
+                f"{name}: actions holds {int(self.actions[row])} at [{first + row}], but choices are counted from 0; "
                 "if these are amounts, give --actions continuous"
             )
         if self.final_observations is not None:
@@ -366,14 +366,14 @@ class Episodes:
                 raise LamoError(f"{name}: the observation after the last action of episode {episode} is not finite")
         return self
 
-    def _not_finite(self, name: str, key: str, value: np.ndarray, row: int, block: np.ndarray) -> str:
-        first = np.argwhere(~np.isfinite(block))[0]
-        index = [row + int(first[0]), *map(int, first[1:])]
-        episode = int(np.searchsorted(self.offsets, index[0], side="right")) - 1
-        step = index[0] - int(self.offsets[episode])
+    def _not_finite(self, name: str, key: str, row: int, block: np.ndarray, first: int) -> str:
+        place = tuple(np.argwhere(~np.isfinite(block))[0].tolist())
+        row += place[0]
+        episode = int(np.searchsorted(self.offsets, row, side="right")) - 1
+        step = row - int(self.offsets[episode])
         return (
-            f"{name}: {key} holds {value[tuple(index)]} at {index} (episode {int(self.ids[episode])}, step {step}); "
-            "repair the file or leave that episode out"
+            f"{name}: {key} holds {block[place]} at {[first + row, *place[1:]]} "
+            f"(episode {int(self.ids[episode])}, step {step}); repair the file or leave that episode out"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,9 +44,9 @@ def inspect(episodes: Episodes, env: Any = None) -> dict[str, Any]:
         "length_mean": float(lengths.mean()),
         "length_min": int(lengths.min()),
         "length_max": int(lengths.max()),
-        "reward_min": float(episodes.rewards.min()),
-        "reward_max": float(episodes.rewards.max()),
-        "reward_nonzero": float(np.count_nonzero(episodes.rewards) / episodes.steps),
+        "reward_min": float(episodes.extremes("rewards").low),
+        "reward_max": float(episodes.extremes("rewards").high),
+        "reward_nonzero": sum(int(np.count_nonzero(block)) for block in _blocks(episodes.rewards)) / episodes.steps,
         "observation_dim": int(episodes.observations.shape[1]),
         "observation_low": low.tolist(),
         "observation_high": high.tolist(),
@@ -94,7 +96,12 @@ def action_bounds(episodes: Episodes, env: Any = None) -> tuple[np.ndarray, np.n
 
 
 def _ranges(episodes: Episodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return episodes.observations.min(axis=0), episodes.observations.max(axis=0), episodes.statistics().std
+    low, high = episodes.extremes("observations")
+    return low, high, episodes.statistics().std
+
+
+def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
 
 
 def _histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,17 +115,19 @@ def _histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _actions(episodes: Episodes) -> dict[str, Any]:
     if episodes.discrete:
-        values, counts = np.unique(episodes.actions, return_counts=True)
+        counts: Counter[int] = Counter()
+        for block in _blocks(episodes.actions):
+            counts.update(dict(zip(*(part.tolist() for part in np.unique(block, return_counts=True)), strict=True)))
         return {
             "action_kind": "discrete",
             "action_dim": 1,
-            "action_counts": {str(v): int(n) for v, n in zip(values, counts, strict=True)},
+            "action_counts": {str(value): counts[value] for value in sorted(counts)},
         }
     return {
         "action_kind": "continuous",
         "action_dim": int(episodes.actions.shape[1]),
-        "action_low": episodes.actions.min(axis=0).tolist(),
-        "action_high": episodes.actions.max(axis=0).tolist(),
+        "action_low": episodes.extremes("actions").low.tolist(),
+        "action_high": episodes.extremes("actions").high.tolist(),
     }
 
 
@@ -174,7 +183,10 @@ def _action_problems(episodes: Episodes, env: Any) -> list[str]:
         )
     if not episodes.discrete and np.isfinite(low).all() and np.isfinite(high).all():
         margin = 1e-3 * (high - low)
-        share = np.mean((episodes.actions <= low + margin) | (episodes.actions >= high - margin), axis=0)
+        at_bound = np.zeros(len(low))
+        for block in _blocks(episodes.actions):
+            at_bound += np.count_nonzero((block <= low + margin) | (block >= high - margin), axis=0)
+        share = at_bound / episodes.steps
         for dim in np.flatnonzero(share > _SATURATED):
             out.append(f"action dimension {dim} is at or beyond its bounds in {100 * share[dim]:.0f} % of the steps")
     return out
@@ -182,7 +194,7 @@ def _action_problems(episodes: Episodes, env: Any) -> list[str]:
 
 def _episode_problems(episodes: Episodes) -> list[str]:
     out = []
-    if episodes.rewards.min() == episodes.rewards.max():
+    if np.equal(*episodes.extremes("rewards")):
         out.append(f"every reward is {episodes.rewards[0]:g}: nothing tells good behaviour from bad")
     elif len(episodes) > 1 and episodes.returns.min() == episodes.returns.max():
         out.append(f"every episode has the return {episodes.returns[0]:g}: a return target selects nothing")

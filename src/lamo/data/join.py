@@ -139,11 +139,13 @@ def join_metadata(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     for key in _ALIKE:
         values = [part.get(key) for part in parts]
-        differing = next((i for i, value in enumerate(values) if value != values[0]), None)
-        out[key] = values[0] if differing is None else None
-        if differing is None or None in (values[0], values[differing]):
+        said = [i for i, value in enumerate(values) if value is not None]
+        differing = next((i for i in said if values[i] != values[said[0]]), None)
+        out[key] = values[0] if differing is None and len(said) == len(parts) else None
+        if differing is None:
             continue
-        told = f"{names[0]} has {key} {_short(values[0])}, {names[differing]} has {_short(values[differing])}"
+        one = said[0]
+        told = f"{names[one]} has {key} {_short(values[one])}, {names[differing]} has {_short(values[differing])}"
         if key != "env":
             raise LamoError(f"{told}; data of two kinds is not one dataset")
         warn(f"{told}: the whole names none")

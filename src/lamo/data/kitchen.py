@@ -58,6 +58,12 @@ def pay_once(counts: NDArray[Any], offsets: NDArray[Any]) -> tuple[NDArray[np.fl
     return paid, fell
 
 
+def is_kitchen(episodes: Episodes) -> bool:
+    """Whether the name of the environment or of the source says so."""
+    env = str(episodes.metadata.get("env") or "")
+    return bool(_KITCHEN.match(env) or _KITCHEN.match(PurePath(episodes.source).name))
+
+
 def adapt(episodes: Episodes) -> Episodes:
     """Episodes of a kitchen as `KitchenEnv` would have recorded them; all others untouched.
 
@@ -66,7 +72,7 @@ def adapt(episodes: Episodes) -> Episodes:
     where the recording tells which four subtasks pay. What was done stands in `metadata["notes"]`.
     """
     env = str(episodes.metadata.get("env") or "")
-    if not (_KITCHEN.match(env) or _KITCHEN.match(PurePath(episodes.source).name)):
+    if not is_kitchen(episodes):
         return episodes
     notes = list(episodes.metadata.get("notes", []))
     told = len(notes)

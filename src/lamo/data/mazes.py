@@ -19,6 +19,12 @@ _MAZE = re.compile(r"(Ant|Point)Maze_(UMaze|Medium|Large)(_Diverse_GR?)?-v(\d+)"
 _OWN_VERSIONS = {"Ant": ("3", "4"), "Point": ("3",)}  # those whose observations lamo's environment has
 
 
+def is_maze(episodes: Episodes) -> bool:
+    """Whether they were recorded in such a maze, by Minari."""
+    named = _MAZE.fullmatch(str(episodes.metadata.get("env") or ""))
+    return named is not None and episodes.metadata.get("format") == "minari"
+
+
 def end_at_goal(episodes: Episodes) -> Episodes:
     """Minari's sparse mazes as lamo's environments would have recorded them; all other episodes untouched.
 
@@ -27,7 +33,7 @@ def end_at_goal(episodes: Episodes) -> Episodes:
     done stands in `metadata["notes"]`. Mazes whose goal moves on pay several times, and are left as they are.
     """
     maze = _MAZE.fullmatch(str(episodes.metadata.get("env") or ""))
-    if maze is None or episodes.metadata.get("format") != "minari" or not np.isin(episodes.rewards, (0, 1)).all():
+    if maze is None or not is_maze(episodes) or not np.isin(episodes.rewards, (0, 1)).all():
         return episodes
     lengths = episodes.lengths
     goal = _first_reward(episodes)  # (E,): its step, or the episode's length

@@ -89,6 +89,14 @@ def verify_store(path: str | Path) -> None:
     _verify(path, index, _opened(path, index, str(path)), str(path))
 
 
+def verify_source(source: str | Path) -> None:
+    """`verify_store` of a store or of all in a folder; of other sources nothing."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        for each in [path] if is_store(path) else stores_in(path):
+            verify_store(each)
+
+
 def _index(path: Path, source: str) -> dict[str, Any]:
     if not path.is_dir():
         raise LamoError(f"{source}: is no folder, as a store is; copy it again")

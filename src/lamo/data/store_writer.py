@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ import numpy as np
 
 from lamo.data.episodes import Episodes, Extremes, Moments
 from lamo.data.join import check_alike
+from lamo.data.sources.rows import NAMES_KEPT
 from lamo.data.store import FORMAT, HEADER, INDEX, VERSION, header, map_files, of_arrays, open_store
 from lamo.errors import LamoError, warn
 
@@ -34,6 +35,7 @@ class StoreWriter:
         self.folder = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self.steps = self.episodes = self.ends_inside = 0
         self.first: Episodes | None = None
+        self._names: list[str] = []
         self._files: dict[str, _File] = {}
         self._extremes: dict[str, Extremes] = {}
         try:
@@ -91,16 +93,16 @@ class StoreWriter:
         self.steps += block.steps
         self.episodes += len(block)
         self.ends_inside += int(block.metadata.get("ends_inside", 0))
+        self._names += block.metadata.get("episode_names", [])[: NAMES_KEPT + 1 - len(self._names)]
 
-    def finish(self, metadata: Mapping[str, Any]) -> Episodes:
-        """Make it whole, rename it into place, and open it. `metadata` is kept; its `ends_inside` is counted anew."""
+    def finish(self, metadata: Mapping[str, Any] | Callable[[str], Mapping[str, Any]]) -> Episodes:
+        """Make it whole, rename it into place, and open it. `metadata`, or what it is for the digest of the whole, is
+        kept; `ends_inside` and `episode_names` are put together of the blocks'.
+        """
         if self.first is None:
             raise LamoError(f"{self.path}: no episode is left to write")
         if not self._any_final():
             self._files.pop("final_observations").remove()
-        metadata = {key: value for key, value in metadata.items() if key != "ends_inside"}
-        if self.ends_inside:
-            metadata["ends_inside"] = self.ends_inside
         try:
             files = {name: file.finish() for name, file in self._files.items()}
             index: dict[str, Any] = {
@@ -113,12 +115,12 @@ class StoreWriter:
                     key: {side: getattr(value, side).tolist() for side in Extremes._fields}
                     for key, value in self._extremes.items()
                 },
-                "metadata": metadata,
             }
             sizes = {name: (np.dtype(file["dtype"]), tuple(file["shape"])) for name, file in files.items()}
             episodes = of_arrays(map_files(self.folder, sizes, str(self.path)), {})
             moments = episodes.moments()
             index["digest"] = episodes.digest()
+            index["metadata"] = self._metadata(metadata(index["digest"]) if callable(metadata) else metadata)
             index["moments"] = {key: getattr(moments, key).tolist() for key in Moments._fields}
             del episodes
             with open(self.folder / INDEX, "w", encoding="utf-8") as file:
@@ -131,6 +133,13 @@ class StoreWriter:
         except (OSError, ValueError) as error:
             raise LamoError(f"cannot write {self.path}: {error}") from error
         return open_store(self.path, str(self.path))
+
+    def _metadata(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        out = {key: value for key, value in given.items() if key not in ("ends_inside", "episode_names")}
+        out["ends_inside"] = self.ends_inside
+        if 0 < len(self._names) <= NAMES_KEPT:
+            out["episode_names"] = self._names
+        return out
 
     def _any_final(self) -> bool:
         return self._files["final_observations"].known

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lamo.data.episodes import Episodes
-from lamo.data.sources import located, read
+from lamo.data.sources import BLOCKS, is_adapted, located, read
 from lamo.data.sources.options import ReadOptions
 
 BLOCK_BYTES = 1 << 25
@@ -34,9 +34,10 @@ class Stream:
     """Blocks of whole episodes with their numbers in the source, each at most about `BLOCK_BYTES` large."""
     held: bool = True
     """Whether the reader of this format holds the whole source in memory meanwhile."""
-    episodes: int | None = None
-    """How many there are, where that is known before they are read."""
     steps: int | None = None
+    """How many there are, where that is known before they are read."""
+    whole: Episodes | None = None
+    """All of them, where nothing has to be read for that or everything is in memory: a store, or what is held."""
 
     def __iter__(self) -> Iterator[Episodes]:
         return self.open()
@@ -50,7 +51,7 @@ class Stream:
                 if changed is not None:
                     yield changed
 
-        return replace(self, open=opened, episodes=None, steps=None)
+        return replace(self, open=opened, steps=None, whole=None)
 
 
 def stream(source: str | Path, options: ReadOptions | None = None, size: int = BLOCK_BYTES) -> Stream:
@@ -60,8 +61,17 @@ def stream(source: str | Path, options: ReadOptions | None = None, size: int = B
     """
     options = options or ReadOptions()
     with located(source, options) as (kind, path, name):
-        episodes = read(kind, path, name, options)
-    return of_episodes(episodes, size)
+        first = next(_blocks(source, options, size)) if kind in BLOCKS else None
+        if first is None or is_adapted(first):
+            return of_episodes(read(kind, path, name, options), size)
+    held = kind == "tables" and first.metadata["format"] == "csv"
+    return Stream(name, first.metadata, lambda: _blocks(source, options, size), held)
+
+
+def _blocks(source: str | Path, options: ReadOptions, size: int) -> Iterator[Episodes]:
+    with located(source, options) as (kind, path, name):
+        for block in BLOCKS[kind](path, name, options, size):
+            yield from block.blocks(size) if block.steps * block.step_bytes > 2 * size else (block,)
 
 
 def of_episodes(episodes: Episodes, size: int = BLOCK_BYTES) -> Stream:
@@ -71,6 +81,6 @@ def of_episodes(episodes: Episodes, size: int = BLOCK_BYTES) -> Stream:
         episodes.metadata,
         lambda: episodes.blocks(size),
         held=not episodes.mapped,
-        episodes=len(episodes),
         steps=episodes.steps,
+        whole=episodes,
     )

@@ -12,18 +12,18 @@ from typing import Literal
 
 from lamo.data.episodes import Episodes
 from lamo.data.join import join
-from lamo.data.kitchen import adapt
-from lamo.data.mazes import end_at_goal
-from lamo.data.sources.arrays import read_npz
-from lamo.data.sources.d4rl import read_d4rl
+from lamo.data.kitchen import adapt, is_kitchen
+from lamo.data.mazes import end_at_goal, is_maze
+from lamo.data.sources.arrays import npz_blocks, read_npz
+from lamo.data.sources.d4rl import d4rl_blocks, read_d4rl
 from lamo.data.sources.hdf5 import open_hdf5
 from lamo.data.sources.hub import is_minari_id, minari_folder
-from lamo.data.sources.lerobot import INFO, read_lerobot
-from lamo.data.sources.minari import MAIN_FILE, holds_episodes, read_minari
+from lamo.data.sources.lerobot import INFO, lerobot_blocks, read_lerobot
+from lamo.data.sources.minari import MAIN_FILE, holds_episodes, minari_blocks, read_minari
 from lamo.data.sources.options import ReadOptions
-from lamo.data.sources.robomimic import holds_demonstrations, read_robomimic
+from lamo.data.sources.robomimic import holds_demonstrations, read_robomimic, robomimic_blocks
 from lamo.data.sources.tables import SUFFIXES as TABLE_SUFFIXES
-from lamo.data.sources.tables import read_tables, table_files
+from lamo.data.sources.tables import read_tables, table_blocks, table_files
 from lamo.data.sources.trajectories import read_trajectories
 from lamo.data.store import SUFFIX, is_store, read_store, stores_in
 from lamo.errors import LamoError
@@ -38,6 +38,15 @@ SOURCES: dict[str, Callable[[Path, str, ReadOptions], Episodes]] = {
     "robomimic": read_robomimic,
     "store": read_store,
 }
+BLOCKS: dict[str, Callable[[Path, str, ReadOptions, int], Iterator[Episodes]]] = {
+    "minari": minari_blocks,
+    "d4rl": d4rl_blocks,
+    "npz": npz_blocks,
+    "tables": table_blocks,
+    "lerobot": lerobot_blocks,
+    "robomimic": robomimic_blocks,
+}
+"""The same of formats that need not be held in memory, in blocks of about so many bytes."""
 _SUFFIXES = {
     ".npz": "npz",
     ".pkl": "trajectories",
@@ -130,6 +139,11 @@ def read(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
     """What `located` found. Recordings of kitchens and mazes are adapted; stores hold what was."""
     episodes = SOURCES[kind](path, name, options)
     return episodes if kind == "store" else end_at_goal(adapt(episodes))
+
+
+def is_adapted(episodes: Episodes) -> bool:
+    """Whether `read` looks at all episodes of such a recording before it changes any."""
+    return is_kitchen(episodes) or is_maze(episodes)
 
 
 _NO_COLUMNS = "the names in this format are fixed; it maps those of a table (CSV, Parquet, LeRobot)"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from lamo.data.episodes import BLOCK, Episodes
-from lamo.data.sources.flat import USED, check_bomb, check_fits, flat_episodes
+from lamo.data.sources.flat import USED, check_bomb, check_fits, flat_blocks
 from lamo.data.sources.options import ReadOptions
-from lamo.errors import LamoError
+from lamo.errors import LamoError, warn
 
 
 class NpzColumn:
@@ -31,14 +33,17 @@ class NpzColumn:
             self.start = stream.tell()
         self.nbytes = self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
 
-    def check(self) -> None:
-        """Raise `LamoError` for what must not be unpacked: objects, sizes that lie, sizes that do not fit."""
+    def check(self, *, held: bool) -> None:
+        """Raise `LamoError` for what must not be unpacked: objects, sizes that lie, sizes that do not fit into memory,
+        where all of it is to be `held` there.
+        """
         where = f"{self.source}: {self.key}"
         if self.dtype.hasobject:
             raise LamoError(f"{where} holds Python objects, which could run code; save it as an array of numbers")
         if min(self.shape, default=0) < 0 or self.start + self.nbytes > self.member.file_size:
             raise LamoError(f"{where} is shorter than its header says; save the file again")
-        check_fits(self.nbytes, where)
+        if held or self.fortran:
+            check_fits(self.nbytes, where)
         check_bomb(self.nbytes, self.member.compress_size, where)
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -75,6 +80,63 @@ def read_npz(path: Path, source: str, options: ReadOptions) -> Episodes:
     Arrays under other names are never unpacked. A text array of no axes named `env_id` names the environment.
     Raises `LamoError` as for D4RL's HDF5, and for object arrays or sizes that lie.
     """
+    (episodes,) = npz_blocks(path, source, options, None)
+    return episodes
+
+
+def write_npz(episodes: Episodes, path: str | Path) -> Path:
+    """Write `.npz` with D4RL's keys beside `path`, then rename it into place; return the path.
+
+    As in D4RL's files an unfinished episode that is not the last is closed by a timeout. What was seen after the last
+    actions has no place there and is left out, with a warning. Raises `LamoError` where the file cannot be written.
+    """
+    path = Path(path)
+    if episodes.final_observations is not None:
+        warn(f"{path.name}: has no place for what was seen after the last action of an episode; it is left out")
+    ends = episodes.offsets[1:] - 1
+    flags = {"terminals": episodes.terminated, "timeouts": episodes.truncated.copy()}
+    flags["timeouts"][:-1] |= episodes.unfinished[:-1]
+    names = ["observations", "actions", "rewards"]
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+            for name in names:
+                array = getattr(episodes, name)
+                with _member(archive, name, array.dtype, array.shape) as stream:
+                    for row in range(0, len(array), BLOCK):
+                        stream.write(np.ascontiguousarray(array[row : row + BLOCK]).data)
+            for name, flag in flags.items():
+                with _member(archive, name, np.dtype(bool), (episodes.steps,)) as stream:
+                    for row in range(0, episodes.steps, BLOCK):
+                        part = np.zeros(min(BLOCK, episodes.steps - row), bool)
+                        here = slice(*ends.searchsorted([row, row + BLOCK]))
+                        part[ends[here] - row] = flag[here]
+                        stream.write(part.data)
+            if isinstance(env := episodes.metadata.get("env"), str):
+                text = np.array(env)
+                with _member(archive, "env_id", text.dtype, ()) as stream:
+                    stream.write(text.tobytes())
+        os.replace(beside, path)
+    except OSError as error:
+        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # renamed by now, unless something failed
+            beside.unlink()
+    return path
+
+
+def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> IO[bytes]:
+    """A member of an archive, its header written; values follow."""
+    info = zipfile.ZipInfo(f"{name}.npy")  # its time is fixed: equal data, equal bytes
+    stream = archive.open(info, "w", force_zip64=True)
+    said = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, said)
+    return stream
+
+
+def npz_blocks(path: Path, source: str, options: ReadOptions, size: int | None) -> Iterator[Episodes]:
+    """The same in blocks of about `size` bytes, None: in one."""
     with _open_npz(path, source) as archive:
         columns = {}
         for member in archive.infolist():
@@ -85,7 +147,7 @@ def read_npz(path: Path, source: str, options: ReadOptions) -> Episodes:
                 columns[column.key] = column
         numbers = {key: column for key, column in columns.items() if key not in ("env_id",)}
         for key in USED & numbers.keys():
-            numbers[key].check()
+            numbers[key].check(held=size is None)
         env = columns.get("env_id")
         named = env is not None and env.shape == () and env.dtype.kind == "U" and env.nbytes < 4096
         metadata = {
@@ -96,4 +158,5 @@ def read_npz(path: Path, source: str, options: ReadOptions) -> Episodes:
             "action_high": None,
             "attributes": {},
         }
-        return flat_episodes(numbers, source, metadata, options).validate()
+        for piece in flat_blocks(numbers, source, metadata, options, size):
+            yield piece.episodes.validate(first=piece.rows.start)

@@ -37,11 +37,12 @@ def reading(source: str, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def open_parquet(path: Path, wanted: Sequence[str], name: str) -> Iterator[Any]:
+def open_parquet(path: Path, wanted: Sequence[str], name: str, *, held: bool = True) -> Iterator[Any]:
     """A `ParquetFile` of which the columns `wanted`, of numbers or text, may be read.
 
     Runs of one value take no room in Parquet, so the file's own counts are held against its size first; text stays
-    coded, for one long text may be repeated as well. Raises `LamoError` for a bomb and for what is no Parquet.
+    coded, for one long text may be repeated as well. `held`: all of it is to be in memory at once. Raises `LamoError`
+    for a bomb and for what is no Parquet.
     """
     import pyarrow.parquet as parquet
 
@@ -53,7 +54,8 @@ def open_parquet(path: Path, wanted: Sequence[str], name: str) -> Iterator[Any]:
         size = max(
             8 * sum(chunk.num_values for chunk in chunks), sum(chunk.total_uncompressed_size for chunk in chunks)
         )
-    check_fits(size, name)
+    if held:
+        check_fits(size, name)
     check_bomb(size, path.stat().st_size, name)
     text = [leaves[n].path for n in used if leaves[n].physical_type == "BYTE_ARRAY"]
     with reading(name, "not a whole Parquet file"):

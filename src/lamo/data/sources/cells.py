@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,20 +35,32 @@ def gather_rows(tables: Sequence[Table], columns: Columns, source: str, stored: 
     `stored`: bytes of the files, where these may be packed. Raises `LamoError` for values that are missing or no
     numbers, lists of different lengths, and more than memory holds.
     """
-    total = sum(table.rows for table in tables)
     files = np.cumsum([0, *(table.rows for table in tables)]).astype(np.int64)
-    whole = all(_is_whole(table.schema.field(name).type) for table in tables for name in columns.action)
-    filler = _Filler(columns, total, whole, source, stored)
-    for table, start in zip(tables, files.tolist(), strict=False):
-        row = start
-        for batch in table.batches:
-            if row + batch.num_rows > start + table.rows:
-                raise LamoError(f"{table.name}: holds more than the {table.rows} rows it says; copy it again")
-            filler.fill(batch, row, table.name, row - start)
-            row += batch.num_rows
-        if row != start + table.rows:
-            raise LamoError(f"{table.name}: ends at row {row - start} of {table.rows}; copy or download it again")
+    filler = Filler(columns, whole_actions(tables, columns), source, stored)
+    filler.begin(int(files[-1]))
+    for number, table, batch, first in batches(tables):
+        filler.fill(batch, int(files[number]) + first, table.name, first)
     return filler.rows(files)
+
+
+def batches(tables: Sequence[Table]) -> Iterator[tuple[int, Table, Any, int]]:
+    """All batches with the number of their table, it, and their first row in it. Raises `LamoError` for a table that
+    has not as many rows as it says.
+    """
+    for number, table in enumerate(tables):
+        row = 0
+        for batch in table.batches:
+            if row + batch.num_rows > table.rows:
+                raise LamoError(f"{table.name}: holds more than the {table.rows} rows it says; copy it again")
+            yield number, table, batch, row
+            row += batch.num_rows
+        if row != table.rows:
+            raise LamoError(f"{table.name}: ends at row {row} of {table.rows}; copy or download it again")
+
+
+def whole_actions(tables: Sequence[Table], columns: Columns) -> bool:
+    """Whether actions are whole numbers in every table."""
+    return all(_is_whole(table.schema.field(name).type) for table in tables for name in columns.action)
 
 
 def _is_whole(kind: Any) -> bool:
@@ -63,11 +75,11 @@ def _is_whole(kind: Any) -> bool:
             return pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
-class _Filler:
-    """Arrays of all rows, made when the first batch says how wide they are."""
+class Filler:
+    """Arrays of some rows, made when the first batch says how wide they are."""
 
-    def __init__(self, columns: Columns, total: int, whole: bool, source: str, stored: int | None) -> None:
-        self.columns, self.total, self.source, self.stored = columns, total, source, stored
+    def __init__(self, columns: Columns, whole: bool, source: str, stored: int | None = None) -> None:
+        self.columns, self.total, self.source, self.stored = columns, 0, source, stored
         self.arrays: dict[str, np.ndarray] = {}
         self.kinds = {
             "obs": np.float32,
@@ -79,6 +91,10 @@ class _Filler:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.names: dict[str, int] = {}  # names of episodes -> their numbers
         self.text: bool | None = None
+
+    def begin(self, total: int) -> None:
+        """Make room for so many rows; those filled so far are forgotten, names and widths are not."""
+        self.arrays, self.total = {}, total
 
     def fill(self, batch: Any, row: int, name: str, first: int) -> None:
         """Rows of one batch, the first of them row `row` of all and row `first` of the file `name`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from lamo.data.episodes import Episodes
-from lamo.data.sources.flat import LOG_PROBS, USED, check_fits, flat_episodes, read_into, state_width
+from lamo.data.sources.flat import LOG_PROBS, USED, Piece, check_fits, flat_blocks, state_width
 from lamo.data.sources.hdf5 import H5Column, attributes, member, open_hdf5, scalar
 from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
@@ -34,6 +34,12 @@ def read_d4rl(path: Path, source: str, options: ReadOptions) -> Episodes:
     Source: the layout of D4RL (Fu et al. 2020), in which `terminals` and `timeouts` both end an episode.
     Raises `LamoError` for a file that is torn, lacks a key, has arrays of different lengths, no step, or NaN.
     """
+    (episodes,) = d4rl_blocks(path, source, options, None)
+    return episodes
+
+
+def d4rl_blocks(path: Path, source: str, options: ReadOptions, size: int | None) -> Iterator[Episodes]:
+    """The same in blocks of about `size` bytes, None: in one."""
     with open_hdf5(path, source) as file:
         columns: dict[str, H5Column] = {}
         for key in map(str, file):
@@ -56,11 +62,23 @@ def read_d4rl(path: Path, source: str, options: ReadOptions) -> Episodes:
             "action_high": _bound(about.get("action_high")),
             "attributes": about,
             "infos": sorted(infos),
+            **_history(about.pop("history", None)),
         }
-        episodes = _own_notes(flat_episodes(columns, source, metadata, options), notes, source)
-        if options.obs_keys is not None and "goal" in infos:
-            episodes = _with_goals(episodes, infos["goal"], options.obs_keys, source)
-        return episodes.validate()
+        for piece in flat_blocks(columns, source, metadata, options, size):
+            episodes = _own_notes(piece, notes, source)
+            if options.obs_keys is not None and "goal" in infos:
+                steps = columns["observations"].shape[0]
+                episodes = _with_goals(episodes, infos["goal"], piece.rows, steps, options.obs_keys, source)
+            yield episodes.validate(first=piece.rows.start)
+
+
+def _history(text: Any) -> dict[str, Any]:
+    """What `lamo data` wrote into the file of where it came from."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        value = None
+    return {"history": value} if isinstance(value, list) else {}
 
 
 def _datasets(file: h5py.File, name: str, source: str) -> dict[str, h5py.Dataset]:
@@ -70,17 +88,22 @@ def _datasets(file: h5py.File, name: str, source: str) -> dict[str, h5py.Dataset
     return {key: value for key, value in found.items() if isinstance(value, h5py.Dataset)}
 
 
-def _with_goals(episodes: Episodes, goals: h5py.Dataset, keys: tuple[str, ...], source: str) -> Episodes:
-    """Observations as Gymnasium-Robotics' mazes give them: the chosen of `_GOAL_KEYS`, one after the other."""
+def _with_goals(
+    episodes: Episodes, goals: h5py.Dataset, place: slice, steps: int, keys: tuple[str, ...], source: str
+) -> Episodes:
+    """Observations as Gymnasium-Robotics' mazes give them: the chosen of `_GOAL_KEYS`, one after the other. `place`:
+    which of the file's `steps` rows the episodes are.
+    """
     for key in keys:
         if key not in _GOAL_KEYS:
             raise LamoError(f"{source}: --obs-keys {key!r} is not one of {', '.join(_GOAL_KEYS)}")
     width, column = episodes.observations.shape[1], H5Column(goals)
     size = state_width(column.shape, column.dtype, source, "infos/goal") if column.shape else 0
-    if len(column.shape) != 2 or column.shape[0] != episodes.steps or size > width:
+    if len(column.shape) != 2 or column.shape[0] != steps or size > width:
         raise LamoError(f"{source}: infos/goal has shape {column.shape}; it must be one goal per step")
     check_fits(8 * episodes.steps * (width + size), source)
-    goal = read_into(column, np.empty((episodes.steps, size), np.float32))
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, which `validate` reports
+        goal = goals[place].astype(np.float32)
 
     def dressed(observations: np.ndarray, goal: np.ndarray) -> np.ndarray:
         parts = {
@@ -157,23 +180,23 @@ def _bound(value: Any) -> list[float] | None:
     return [float(item) for item in value] if numbers else None
 
 
-def _own_notes(episodes: Episodes, notes: dict[str, h5py.Dataset], source: str) -> Episodes:
+def _own_notes(piece: Piece, notes: dict[str, h5py.Dataset], source: str) -> Episodes:
     """Take back what `write_d4rl` left under `metadata/`."""
-    count = (len(episodes),)
+    episodes, place, count = piece.episodes, piece.place, (piece.count,)
     kinds = {"ids": "iu", "unfinished": "b"}
     if any(key not in notes or notes[key].shape != count or notes[key].dtype.kind not in kinds[key] for key in kinds):
         return episodes
-    final, ids = episodes.final_observations, np.asarray(notes["ids"][()], np.int64)
-    if len(np.unique(ids)) < len(ids):
+    final = episodes.final_observations
+    if place.start == 0 and len(np.unique(notes["ids"][()])) < piece.count:
         raise LamoError(f"{source}: metadata/ids numbers two episodes alike; remove it from the file")
     if "final_observations" in notes:
         stored = notes["final_observations"]
         if stored.shape != (*count, episodes.observations.shape[1]) or stored.dtype.kind != "f":
             raise LamoError(f"{source}: metadata/final_observations has shape {stored.shape}; remove it from the file")
-        final = np.asarray(stored[()], np.float32)
+        final = np.asarray(stored[place], np.float32)
     return replace(
         episodes,
-        truncated=episodes.truncated & ~np.asarray(notes["unfinished"][()], bool),
-        ids=ids,
+        truncated=episodes.truncated & ~np.asarray(notes["unfinished"][place], bool),
+        ids=np.asarray(notes["ids"][place], np.int64),
         final_observations=final,
     )

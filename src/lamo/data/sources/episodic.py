@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -162,6 +163,41 @@ def gather(
         final_observations=None if np.isnan(final).all() else final,
         metadata={**metadata, "ends_inside": inside},
     ).validate()
+
+
+def gather_blocks(
+    records: Callable[[], Iterable[Record]],
+    parts: list[Part],
+    flags: tuple[str, str],
+    source: str,
+    metadata: dict[str, Any],
+    options: ReadOptions,
+    size: int | None,
+) -> Iterator[Episodes]:
+    """`gather`, of as many episodes at a time as have about `size` bytes (None: of all), walked through once."""
+    if size is None:
+        yield gather(records, parts, flags, source, metadata, options)
+        return
+    measure = "rewards" if options.reward is None else "actions"
+    width = 4 * (sum(part.width for part in parts) + 1)
+    taken: list[Record] = []
+    held, empty, found = 0, [], False
+    for record in records():
+        steps = int(need(record, measure, source).shape[0])
+        if steps == 0:
+            empty.append(record.label)
+            continue
+        more = steps * (width + 8 * math.prod(need(record, "actions", source).shape[1:]))
+        if taken and held + more > size:
+            yield gather(partial(list, taken), parts, flags, source, metadata, options)
+            taken, held = [], 0
+        taken.append(record)
+        held, found = held + more, True
+    if not found:
+        raise LamoError(f"{source}: holds no steps; an offline dataset needs at least one transition")
+    if empty:
+        warn(f"{source}: {len(empty)} episodes of no steps are left out, the first is {empty[0]}")
+    yield gather(partial(list, taken), parts, flags, source, metadata, options)
 
 
 def _measure(record: Record) -> str:

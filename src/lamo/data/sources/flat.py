@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lamo.data.episodes import Episodes
+from lamo.data.episodes import BLOCK, Episodes
 from lamo.data.sources.options import ReadOptions, as_kind, listed
 from lamo.errors import LamoError, warn
 
@@ -29,6 +30,18 @@ TIMEOUTS = ("timeouts", "truncations")
 LOG_PROBS = ("behaviour_log_prob", "infos/action_log_probs")
 USED = frozenset({"observations", "actions", "rewards", *TERMINALS, *TIMEOUTS, "next_observations", LOG_PROBS[0]})
 """The names that D4RL's layout knows; arrays under others are passed over."""
+
+
+class Piece(NamedTuple):
+    """Some episodes of a source, and their place in it."""
+
+    episodes: Episodes
+    place: slice
+    """Their place among all episodes."""
+    rows: slice
+    """Their steps' among all steps."""
+    count: int
+    """All episodes."""
 
 
 class Column(Protocol):
@@ -151,6 +164,88 @@ def flat_episodes(
     each action. Raises `LamoError` for a missing key, arrays of different lengths, no step, or a value that is not
     finite.
     """
+    return _built(columns, _checked(columns, source, options), source, metadata, options)
+
+
+def flat_blocks(
+    columns: Mapping[str, Column], source: str, metadata: dict[str, Any], options: ReadOptions, size: int | None
+) -> Iterator[Piece]:
+    """`flat_episodes` in blocks of about `size` bytes, None: in one; values are not yet validated.
+
+    Every column is read front to back, once; those that say where episodes end twice.
+    """
+    if size is None:
+        whole = flat_episodes(columns, source, metadata, options)
+        yield Piece(whole, slice(0, len(whole)), slice(0, whole.steps), len(whole))
+        return
+    flags = _checked(columns, source, options)
+    steps = columns["observations"].shape[0]
+    ends = [np.zeros(1, np.int64)]
+    kinds = [columns[key] for key in flags.values() if key is not None]
+    row = 0
+    for flag in zip(*(_Front(column).blocks(BLOCK) for column in kinds), strict=True):
+        ended = np.any([_flags(values) for values in flag], axis=0)
+        ends.append(np.flatnonzero(ended) + row + 1)
+        row += len(ended)
+    offsets = np.concatenate(ends)
+    if offsets[-1] != steps:
+        offsets = np.append(offsets, steps)
+    width = sum(math.prod(columns[key].shape[1:]) * columns[key].dtype.itemsize for key in ("observations", "actions"))
+    fronts = {key: _Front(column) for key, column in columns.items() if column.shape[:1] == (steps,)}
+    first = 0
+    while first < len(offsets) - 1:
+        start = int(offsets[first])
+        after = int(offsets.searchsorted(start + max(1, size // max(1, width)), side="right")) - 1
+        last = min(max(after, first + 1), len(offsets) - 1)
+        stop = int(offsets[last])
+        here = {key: _Stretch(front, start, stop) for key, front in fronts.items()}
+        block = _built(here, flags, source, metadata, options)
+        block = replace(block, ids=block.ids + first)
+        yield Piece(block, slice(first, last), slice(start, stop), len(offsets) - 1)
+        first = last
+
+
+def _flags(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values)) != 0
+
+
+class _Front:
+    """A column that is read front to back, any number of rows at a time."""
+
+    def __init__(self, column: Column) -> None:
+        self.column, self.shape, self.dtype = column, column.shape, column.dtype
+        self.source = iter(column.blocks())
+        self.held, self.row = np.empty((0, *column.shape[1:]), column.dtype), 0  # rows not yet asked for; the first
+
+    def rows(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Rows `start` … `stop` - 1, some at a time; `start` is not before what was read last."""
+        while self.row < stop:
+            if len(self.held) == 0:
+                self.held = next(self.source)
+            count = min(len(self.held), (start if self.row < start else stop) - self.row)
+            found, self.held, self.row = self.held[:count], self.held[count:], self.row + count
+            if self.row > start:
+                yield found
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """All rows, `size` at a time."""
+        for start in range(0, self.shape[0], size):
+            yield np.concatenate(list(self.rows(start, min(start + size, self.shape[0]))))
+
+
+class _Stretch:
+    """Some rows of a column, as a column."""
+
+    def __init__(self, front: _Front, start: int, stop: int) -> None:
+        self.front, self.start, self.stop = front, start, stop
+        self.shape, self.dtype = (stop - start, *front.shape[1:]), front.dtype
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        return self.front.rows(self.start, self.stop)
+
+
+def _checked(columns: Mapping[str, Column], source: str, options: ReadOptions) -> dict[str, str | None]:
+    """The names of `terminals` and `timeouts` in these columns, which are found to be of D4RL's layout."""
     rewarded = ("rewards",) if options.reward is None else ()
     need_keys(("observations", "actions", *rewarded), columns, source)
     flags = {
@@ -172,16 +267,28 @@ def flat_episodes(
         raise LamoError(f"{source}: arrays have different lengths ({listed}); every array needs one row per step")
     if steps == 0:
         raise LamoError(f"{source}: holds no steps; an offline dataset needs at least one transition")
-
-    width = state_width(columns["observations"].shape, columns["observations"].dtype, source)
-    inner, kind = action_type(columns["actions"].shape, columns["actions"].dtype, source, options.actions)
-    check_fits(steps * (4 * width + np.dtype(kind).itemsize * math.prod(inner) + 4), source)
-    ended = {name: _vector(columns[key], key, np.dtype(bool), source) for name, key in flags.items() if key is not None}
-    if "timeouts" not in ended:
+    for key in filter(None, flags.values()):
+        _check_vector(columns[key], key, source)
+    if flags["timeouts"] is None:
         warn(
             f"{source} has no 'timeouts': episodes are cut at 'terminals' alone, "
             "and one that a time limit ended runs on into the next"
         )
+    return flags
+
+
+def _built(
+    columns: Mapping[str, Column],
+    flags: Mapping[str, str | None],
+    source: str,
+    metadata: dict[str, Any],
+    options: ReadOptions,
+) -> Episodes:
+    steps = columns["observations"].shape[0]
+    width = state_width(columns["observations"].shape, columns["observations"].dtype, source)
+    inner, kind = action_type(columns["actions"].shape, columns["actions"].dtype, source, options.actions)
+    check_fits(steps * (4 * width + np.dtype(kind).itemsize * math.prod(inner) + 4), source)
+    ended = {name: _vector(columns[key], key, np.dtype(bool), source) for name, key in flags.items() if key is not None}
     nothing = np.zeros(steps, bool)
     terminals, timeouts = ended.get("terminals", nothing), ended.get("timeouts", nothing)
     cuts = np.flatnonzero(terminals | timeouts) + 1
@@ -202,7 +309,7 @@ def flat_episodes(
         observations=observations,
         actions=actions,
         rewards=_vector(columns["rewards"], "rewards", np.dtype(np.float32), source)
-        if rewarded
+        if options.reward is None
         else np.zeros(steps, np.float32),
         offsets=np.concatenate([[0], cuts]).astype(np.int64),
         terminated=terminals[last],
@@ -235,13 +342,17 @@ def _log_probs(columns: Mapping[str, Column], steps: int, discrete: bool, source
 
 
 def _vector(column: Column, key: str, dtype: np.dtype, source: str) -> np.ndarray:
-    if math.prod(column.shape[1:]) != 1 or column.dtype.kind not in "fiub":
-        raise LamoError(
-            f"{source}: {key} has shape {column.shape} and type {column.dtype}; it must be one number per step"
-        )
+    _check_vector(column, key, source)
     if dtype.kind == "b" and column.dtype.kind == "f":
         flags = read_into(column, np.empty(column.shape[0], np.float32))
         if not np.isfinite(flags).all():
             raise LamoError(f"{source}: {key} holds {flags[~np.isfinite(flags)][0]}, which is neither true nor false")
         return flags != 0
     return read_into(column, np.empty(column.shape[0], dtype))
+
+
+def _check_vector(column: Column, key: str, source: str) -> None:
+    if math.prod(column.shape[1:]) != 1 or column.dtype.kind not in "fiub":
+        raise LamoError(
+            f"{source}: {key} has shape {column.shape} and type {column.dtype}; it must be one number per step"
+        )

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from lamo.data.sources.columns import FILE, Columns, map_columns
 from lamo.data.sources.flat import check_bomb, check_fits
 from lamo.data.sources.folders import inside, read_object
 from lamo.data.sources.options import ReadOptions, listed
+from lamo.data.sources.row_blocks import table_episodes
 from lamo.data.sources.rows import episodes_of_rows
 from lamo.data.sources.tables import describe, open_table
 from lamo.errors import LamoError, warn
@@ -46,6 +48,12 @@ def read_lerobot(path: Path, source: str, options: ReadOptions) -> Episodes:
     Raises `LamoError` for another version, a file that is missing or outside the folder, features without state, action
     or (unless `options.reward` is "none") reward, and rows that are not what `meta` says of them.
     """
+    (episodes,) = lerobot_blocks(path, source, options, None)
+    return episodes
+
+
+def lerobot_blocks(path: Path, source: str, options: ReadOptions, size: int | None) -> Iterator[Episodes]:
+    """The same in blocks of about `size` bytes, None: in one. Rows that may have to be sorted are in one."""
     import_pyarrow(source, "is a LeRobot dataset")
     info = read_object(path / INFO, path, source)
     version = re.fullmatch(r"v?([23])(\.\d+)*", str(info.get("codebase_version")))
@@ -62,16 +70,14 @@ def read_lerobot(path: Path, source: str, options: ReadOptions) -> Episodes:
         raise LamoError(f"{source}: features have no episode_index, which says where episodes begin")
     _tell_unused(columns, features, source)
     lengths, files = _episodes_v2(path, info, source) if version[1] == "2" else _episodes_v3(path, info, source)
-    tables = [open_table(file, "parquet", columns.names(), f"{source}/{name}") for name, file in files.items()]
-    rows = gather_rows(tables, columns, source, sum(file.stat().st_size for file in files.values()))
-    if rows.names is not None:
+    may_sort = "time" in columns.said
+    held = size is None or may_sort
+    tables = [
+        open_table(file, "parquet", columns.names(), f"{source}/{name}", held=held) for name, file in files.items()
+    ]
+    if any("string" in str(table.schema.field(str(columns.episode)).type) for table in tables):
         raise LamoError(f"{source}: column {columns.episode!r} holds text; LeRobot's episodes are numbered")
-    for role, array in (("obs", rows.observations), ("action", rows.actions)):
-        wanted = sum(math.prod(features[name]) for name in getattr(columns, role))
-        if array.shape[1] != wanted:
-            raise LamoError(
-                f"{source}: {listed(getattr(columns, role))} have {array.shape[1]} numbers, info.json says {wanted}"
-            )
+    stored = sum(file.stat().st_size for file in files.values())
     described = {key: info[key] for key in ("robot_type", "fps", "codebase_version") if _is_plain(info.get(key))}
     metadata: dict[str, Any] = {
         "source": source,
@@ -82,9 +88,23 @@ def read_lerobot(path: Path, source: str, options: ReadOptions) -> Episodes:
         "attributes": described,
         "columns": describe(columns),
     }
-    episodes = episodes_of_rows(rows, source, metadata, options, per_file=False, may_sort="time" in columns.said)
-    _check_lengths(episodes, lengths, source)
-    return episodes
+    if size is None or held:
+        rows = gather_rows(tables, columns, source, stored)
+        found = iter([episodes_of_rows(rows, source, metadata, options, per_file=False, may_sort=may_sort)])
+    else:
+        found = table_episodes(tables, columns, source, stored, metadata, options, size)
+    there: dict[int, int] = {}
+    for episodes in found:
+        sizes = {"obs": episodes.observations.shape[1], "action": math.prod(episodes.actions.shape[1:])}
+        for role, own in sizes.items():
+            wanted = sum(math.prod(features[name]) for name in getattr(columns, role))
+            if own != wanted:
+                raise LamoError(
+                    f"{source}: {listed(getattr(columns, role))} have {own} numbers, info.json says {wanted}"
+                )
+        there |= dict(zip(episodes.ids.tolist(), episodes.lengths.tolist(), strict=True))
+        yield episodes
+    _check_lengths(there, lengths, source)
 
 
 def _is_plain(value: Any) -> bool:
@@ -113,8 +133,7 @@ def _tell_unused(columns: Columns, features: dict[str, tuple[int, ...]], source:
         warn(f"{source}: observations are {listed(columns.obs)}; {listed(others)} are left out (see --columns obs=…)")
 
 
-def _check_lengths(episodes: Episodes, lengths: dict[int, int], source: str) -> None:
-    found = dict(zip(episodes.ids.tolist(), episodes.lengths.tolist(), strict=True))
+def _check_lengths(found: dict[int, int], lengths: dict[int, int], source: str) -> None:
     if found == lengths:
         return
     number = min({*found, *lengths}, key=lambda n: (found.get(n) == lengths.get(n), n))

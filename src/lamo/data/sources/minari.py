@@ -26,7 +26,7 @@ import numpy as np
 
 from lamo.data.episodes import Episodes
 from lamo.data.sources.arrow import import_pyarrow, numbers, open_parquet, read_ipc, reading
-from lamo.data.sources.episodic import Encoder, Part, Record, gather, need
+from lamo.data.sources.episodic import Encoder, Part, Record, gather_blocks, need
 from lamo.data.sources.flat import state_width
 from lamo.data.sources.folders import inside, read_object
 from lamo.data.sources.hdf5 import member, open_hdf5
@@ -51,6 +51,12 @@ def read_minari(path: Path, source: str, options: ReadOptions) -> Episodes:
 
     Raises `LamoError` for a folder without a dataset, a key missing, arrays of different lengths, no step, NaN, images.
     """
+    (episodes,) = minari_blocks(path, source, options, None)
+    return episodes
+
+
+def minari_blocks(path: Path, source: str, options: ReadOptions, size: int | None) -> Iterator[Episodes]:
+    """The same in blocks of about `size` bytes, None: in one."""
     data = path.parent if path.is_file() else path / "data" if (path / "data").is_dir() else path
     root = data.parent if data.name == "data" else data
     notes = read_object(data / "metadata.json", root, source) if (data / "metadata.json").exists() else {}
@@ -88,13 +94,15 @@ def read_minari(path: Path, source: str, options: ReadOptions) -> Episodes:
             raise LamoError(f"{source}: metadata.json describes a space that does not fit ({error!r})") from error
         if action.get("type") == "Box" and options.actions is None:
             options = replace(options, actions="continuous")  # the space says it, whatever type the numbers have
-        episodes = gather(records, parts, ("terminations", "truncations"), source, metadata, options)
-    if start and episodes.discrete:  # choices are counted from 0 here, as the environments are asked for them
-        episodes = replace(episodes, actions=episodes.actions - start).validate()
+        found = 0
+        for episodes in gather_blocks(records, parts, ("terminations", "truncations"), source, metadata, options, size):
+            if start and episodes.discrete:  # choices are counted from 0 here, as the environments are asked for them
+                episodes = replace(episodes, actions=episodes.actions - start).validate()
+            found += len(episodes)
+            yield episodes
     told = notes.get("total_episodes")
-    if isinstance(told, int) and told != len(episodes):
-        warn(f"{source}: metadata.json speaks of {told} episodes, {len(episodes)} are there")
-    return episodes
+    if isinstance(told, int) and told != found:
+        warn(f"{source}: metadata.json speaks of {told} episodes, {found} are there")
 
 
 class _Group:

@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from lamo.data.episodes import Episodes
-from lamo.data.sources.episodic import Array, Part, Record, gather
+from lamo.data.sources.episodic import Array, Part, Record, gather_blocks
 from lamo.data.sources.flat import state_width
 from lamo.data.sources.hdf5 import attribute, member, open_hdf5
 from lamo.data.sources.minari import numbered
@@ -47,6 +47,12 @@ def read_robomimic(path: Path, source: str, options: ReadOptions) -> Episodes:
     Raises `LamoError` for a file without observations, rewards (unless `options.reward` is "none") or actions, arrays
     of different lengths, no step, NaN, and files that only robomimic's scripts can complete.
     """
+    (episodes,) = robomimic_blocks(path, source, options, None)
+    return episodes
+
+
+def robomimic_blocks(path: Path, source: str, options: ReadOptions, size: int | None) -> Iterator[Episodes]:
+    """The same in blocks of about `size` bytes, None: in one."""
     with open_hdf5(path, source) as file:
         data = member(file, "data", source)
         assert isinstance(data, h5py.Group)
@@ -71,10 +77,14 @@ def read_robomimic(path: Path, source: str, options: ReadOptions) -> Episodes:
             "observation_keys": [part.key.removeprefix("obs/") for part in parts],
             "attributes": {"env_args": env} if env else {},
         }
-        episodes = gather(lambda: _demonstrations(data, source), parts, _FLAGS, source, metadata, options)
-    if isinstance(total, int) and total != episodes.steps:
-        warn(f"{source}: speaks of {total} steps in all, {episodes.steps} are there")
-    return episodes
+        steps = 0
+        for episodes in gather_blocks(
+            lambda: _demonstrations(data, source), parts, _FLAGS, source, metadata, options, size
+        ):
+            steps += episodes.steps
+            yield episodes
+    if isinstance(total, int) and total != steps:
+        warn(f"{source}: speaks of {total} steps in all, {steps} are there")
 
 
 class _Demonstration:

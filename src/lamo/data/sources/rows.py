@@ -18,7 +18,8 @@ from lamo.data.episodes import Episodes
 from lamo.data.sources.options import ReadOptions, as_kind
 from lamo.errors import LamoError, warn
 
-_NAMES_KEPT = 1000  # names of episodes that go into the metadata
+NAMES_KEPT = 1000
+"""Names of episodes that go into the metadata; of more, none."""
 
 
 class UnstatedActions(LamoError):
@@ -47,9 +48,11 @@ class Rows:
     """(N,) bool."""
     truncated: np.ndarray | None = None
     """(N,) bool."""
+    first: int = 0
+    """The number of the first row, for messages."""
 
-    def take(self, order: np.ndarray) -> Rows:
-        """The rows in another order."""
+    def take(self, order: np.ndarray | slice) -> Rows:
+        """The rows in another order, or some of them."""
         arrays = ("observations", "actions", "rewards", "episodes", "time", "terminated", "truncated")
         return replace(self, **{key: None if (value := getattr(self, key)) is None else value[order] for key in arrays})
 
@@ -72,7 +75,9 @@ def episodes_of_rows(
             raise LamoError(f"{source}: {key} have no numbers in a step")
     if rows.time is not None and rows.time.dtype.kind == "f" and not np.isfinite(rows.time).all():
         row = int(np.argmax(~np.isfinite(rows.time)))
-        raise LamoError(f"{source}: time holds {rows.time[row]} at [{row}]; it must be a number in every row")
+        raise LamoError(
+            f"{source}: time holds {rows.time[row]} at [{rows.first + row}]; it must be a number in every row"
+        )
     if per_file:
         rows = replace(rows, episodes=np.repeat(np.arange(len(rows.files) - 1), np.diff(rows.files)), names=None)
     if rows.episodes is not None:
@@ -90,7 +95,7 @@ def episodes_of_rows(
             ends |= flag if flag is not None else False
         starts = np.concatenate([[0], np.flatnonzero(ends[:-1]) + 1])
         if rows.time is not None:
-            _check_time(rows.time, starts, source, "name the column of episodes, if the rows are to be sorted")
+            _check_time(rows, starts, source, "name the column of episodes, if the rows are to be sorted")
     return _build(rows, starts.astype(np.int64), source, metadata, options)
 
 
@@ -106,7 +111,7 @@ def _in_order(rows: Rows, source: str, may_sort: bool) -> Rows:
         shared = inner[rows.episodes[inner] == rows.episodes[inner - 1]]
         if shared.size:
             raise LamoError(
-                f"{source}: two files hold episode {_name(rows, int(shared[0]))}; if each file is one episode, give "
+                f"{source}: two files hold episode {name_of(rows, int(shared[0]))}; if each file is one episode, give "
                 "--columns episode=file, else say the order with time=COLUMN"
             )
     if torn.size == 0 and rising:
@@ -119,7 +124,7 @@ def _in_order(rows: Rows, source: str, may_sort: bool) -> Rows:
         if same.any():
             row = int(np.argmax(same))
             raise LamoError(
-                f"{source}: two rows of episode {_name(rows, row)} have time {rows.time[row]}; "
+                f"{source}: two rows of episode {name_of(rows, row)} have time {rows.time[row]}; "
                 "episodes that are numbered alike, or rows that are there twice"
             )
         warn(f"{source}: rows were not in order; they are sorted by episode and time")
@@ -127,10 +132,10 @@ def _in_order(rows: Rows, source: str, may_sort: bool) -> Rows:
     if torn.size:
         again = int(starts[np.flatnonzero(rows.episodes[starts] == torn[0])[1]])
         raise LamoError(
-            f"{source}: episode {_name(rows, again)} goes on at row {again}, after others; its rows must lie together, "
-            "or name the column that orders them: --columns time=COLUMN"
+            f"{source}: episode {name_of(rows, again)} goes on at row {rows.first + again}, after others; its rows "
+            "must lie together, or name the column that orders them: --columns time=COLUMN"
         )
-    _check_time(rows.time, starts, source, "if the rows are to be sorted by it, name it: --columns time=COLUMN")
+    _check_time(rows, starts, source, "if the rows are to be sorted by it, name it: --columns time=COLUMN")
     return rows
 
 
@@ -138,7 +143,8 @@ def _starts(episodes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.flatnonzero(episodes[1:] != episodes[:-1]) + 1])
 
 
-def _name(rows: Rows, row: int) -> str:
+def name_of(rows: Rows, row: int) -> str:
+    """The number or name, for messages, of the episode that a row belongs to."""
     assert rows.episodes is not None
     number = int(rows.episodes[row])
     return repr(rows.names[number]) if rows.names is not None else str(number)
@@ -150,11 +156,13 @@ def _falls(time: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.setdiff1d(falls, starts)
 
 
-def _check_time(time: np.ndarray | None, starts: np.ndarray, source: str, advice: str) -> None:
+def _check_time(rows: Rows, starts: np.ndarray, source: str, advice: str) -> None:
+    time = rows.time
     if time is not None and (falls := _falls(time, starts)).size:
         row = int(falls[0])
         raise LamoError(
-            f"{source}: time goes from {time[row - 1]} to {time[row]} at row {row}, within an episode; {advice}"
+            f"{source}: time goes from {time[row - 1]} to {time[row]} at row {rows.first + row}, within an episode; "
+            f"{advice}"
         )
 
 
@@ -169,7 +177,7 @@ def _build(rows: Rows, starts: np.ndarray, source: str, metadata: dict[str, Any]
     ids = np.arange(len(starts), dtype=np.int64)
     if rows.episodes is not None and rows.names is None:
         ids = rows.episodes[starts].astype(np.int64)
-    elif rows.episodes is not None and rows.names is not None and len(starts) <= _NAMES_KEPT:
+    elif rows.episodes is not None and rows.names is not None and len(starts) <= NAMES_KEPT:
         metadata = {**metadata, "episode_names": [str(rows.names[n])[:200] for n in rows.episodes[starts]]}
     return Episodes(
         observations=rows.observations,
@@ -181,7 +189,7 @@ def _build(rows: Rows, starts: np.ndarray, source: str, metadata: dict[str, Any]
         ids=ids,
         final_observations=None,
         metadata={**metadata, "ends_inside": inside},
-    ).validate()
+    ).validate(first=rows.first)
 
 
 def _stated(actions: np.ndarray, source: str, options: ReadOptions) -> np.ndarray:

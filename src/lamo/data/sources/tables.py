@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +23,14 @@ from lamo.data.sources.columns import FILE, Columns, map_columns
 from lamo.data.sources.flat import check_fits
 from lamo.data.sources.folders import inside, natural
 from lamo.data.sources.options import ReadOptions, listed
+from lamo.data.sources.row_blocks import table_episodes
 from lamo.data.sources.rows import episodes_of_rows
 from lamo.errors import LamoError, warn
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 _NOTES = b"lamo"  # where `write_table` leaves what columns cannot say, in a Parquet file's metadata
 _NOTES_BYTES = 1 << 20
+_WRITTEN = 1 << 25  # bytes of steps that become a row group
 
 
 def table_files(folder: Path) -> list[Path]:
@@ -45,6 +47,12 @@ def read_tables(path: Path, source: str, options: ReadOptions) -> Episodes:
     Columns of numbers, or of equally long lists of numbers. Raises `LamoError` for columns that are neither mapped nor
     known, missing or empty values, rows that are no episodes (see `rows.py`), and what pyarrow cannot read.
     """
+    (episodes,) = table_blocks(path, source, options, None)
+    return episodes
+
+
+def table_blocks(path: Path, source: str, options: ReadOptions, size: int | None) -> Iterator[Episodes]:
+    """The same in blocks of about `size` bytes, None: in one. CSV, and rows that may have to be sorted, are in one."""
     import_pyarrow(source, "is a table")
     paths = table_files(path) if path.is_dir() else [path]
     kinds = {SUFFIXES[each.suffix.lower()] for each in paths}
@@ -57,7 +65,9 @@ def read_tables(path: Path, source: str, options: ReadOptions) -> Episodes:
     columns = map_columns(options.columns, present, names[0], reward=options.reward is None)
     if options.reward == "none":
         columns = replace(columns, reward=None)
-    tables = [open_table(file, kind, columns.names(), name) for file, name in zip(files, names, strict=True)]
+    may_sort = "time" in columns.said
+    held = size is None or may_sort
+    tables = [open_table(file, kind, columns.names(), name, held=held) for file, name in zip(files, names, strict=True)]
     metadata: dict[str, Any] = {
         "source": source,
         "format": kind,
@@ -68,14 +78,15 @@ def read_tables(path: Path, source: str, options: ReadOptions) -> Episodes:
         "columns": describe(columns),
     }
     notes = _notes(tables[0].schema, names[0]) if kind == "parquet" else {}
-    metadata |= {key: notes[key] for key in ("env", "action_low", "action_high") if key in notes}
+    metadata |= {key: notes[key] for key in ("env", "action_low", "action_high", "history") if key in notes}
     if options.actions is None and "actions" in notes:
         options = replace(options, actions=notes["actions"])
-    size = sum(file.stat().st_size for file in files)
-    rows = gather_rows(tables, columns, source, size if kind == "parquet" else None)
-    return episodes_of_rows(
-        rows, source, metadata, options, per_file=columns.episode == FILE, may_sort="time" in columns.said
-    )
+    stored = sum(file.stat().st_size for file in files)
+    if kind == "parquet" and size is not None and not held:
+        yield from table_episodes(tables, columns, source, stored, metadata, options, size)
+        return
+    rows = gather_rows(tables, columns, source, stored if kind == "parquet" else None)
+    yield episodes_of_rows(rows, source, metadata, options, per_file=columns.episode == FILE, may_sort=may_sort)
 
 
 def describe(columns: Columns) -> dict[str, Any]:
@@ -113,8 +124,8 @@ def _parquet_head(path: Path, name: str) -> tuple[int, Any]:
         return file.metadata.num_rows, file.schema_arrow
 
 
-def open_table(path: Path, kind: str, wanted: Sequence[str], name: str) -> Table:
-    """A file with these columns; CSV is read, Parquet when its batches are asked for.
+def open_table(path: Path, kind: str, wanted: Sequence[str], name: str, *, held: bool = True) -> Table:
+    """A file with these columns; CSV is read, Parquet when its batches are asked for, all to be `held` or not.
 
     Raises `LamoError` where a column is missing or there twice.
     """
@@ -127,7 +138,7 @@ def open_table(path: Path, kind: str, wanted: Sequence[str], name: str) -> Table
     if kind == "parquet":
         if rows < 0:
             raise LamoError(f"{name}: says it holds {rows} rows; copy or download it again")
-        return Table(name, rows, schema, _parquet_batches(path, list(wanted), name))
+        return Table(name, rows, schema, _parquet_batches(path, list(wanted), name, held))
     import pyarrow.csv as csv
 
     check_fits(8 * path.stat().st_size, name)  # `0,` are two bytes, their number has eight, and a copy four
@@ -137,8 +148,10 @@ def open_table(path: Path, kind: str, wanted: Sequence[str], name: str) -> Table
     return Table(name, table.num_rows, table.schema, [table])
 
 
-def _parquet_batches(path: Path, wanted: list[str], name: str) -> Iterator[Any]:
-    with open_parquet(path, wanted, name) as file:  # when it is its turn: there may be more than a process may open
+def _parquet_batches(path: Path, wanted: list[str], name: str, held: bool) -> Iterator[Any]:
+    with open_parquet(
+        path, wanted, name, held=held
+    ) as file:  # when it is its turn: there may be more than a process may open
         with reading(name, "not a whole Parquet file"):
             # `columns` takes what begins with a name as well, so the names are chosen again
             batches = iter(file.iter_batches(batch_size=BLOCK, columns=wanted, use_threads=False))
@@ -161,7 +174,13 @@ def _notes(schema: Any, name: str) -> dict[str, Any]:
         notes = json.loads(raw) if len(raw) <= _NOTES_BYTES else None
     except (ValueError, RecursionError):
         notes = None
-    checks = {"env": _is_text, "action_low": _is_bound, "action_high": _is_bound, "actions": "discrete".__eq__}
+    checks: dict[str, Callable[[Any], bool]] = {
+        "env": _is_text,
+        "action_low": _is_bound,
+        "action_high": _is_bound,
+        "actions": "discrete".__eq__,
+        "history": lambda value: isinstance(value, list),
+    }
     if not isinstance(notes, dict) or not all(notes.get(key) is None or checks[key](notes[key]) for key in checks):
         raise LamoError(f"{name}: its notes under {_NOTES.decode()!r} are damaged; write the file again")
     return {key: notes[key] for key in checks if notes.get(key) is not None}
@@ -192,6 +211,33 @@ def write_table(episodes: Episodes, path: str | Path) -> Path:
         raise LamoError(f"{path}: tables are written as {', '.join(SUFFIXES)}")
     if episodes.final_observations is not None:
         warn(f"{path.name}: a table has no place for what was seen after the last action of an episode; it is left out")
+    notes = {key: episodes.metadata.get(key) for key in ("env", "action_low", "action_high", "history")}
+    notes["actions"] = "discrete" if episodes.discrete else None
+    schema = _table_of(pa, episodes.select([0])).schema.with_metadata({_NOTES: json.dumps(notes)})
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "parquet":
+            opened = parquet.ParquetWriter(beside, schema)
+        else:
+            tabs = "\t" if path.suffix.lower() == ".tsv" else ","
+            opened = csv.CSVWriter(
+                beside, schema, write_options=csv.WriteOptions(delimiter=tabs, quoting_style="needed")
+            )
+        with opened as writer:
+            for block in episodes.blocks(_WRITTEN):
+                writer.write_table(_table_of(pa, block).replace_schema_metadata(schema.metadata))
+        os.replace(beside, path)
+    except OSError as error:
+        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # renamed by now, unless something failed
+            beside.unlink()
+    return path
+
+
+def _table_of(pa: Any, episodes: Episodes) -> Any:
+    """A row per step, as `write_table` writes them."""
     last = episodes.offsets[1:] - 1
     ends = {"terminated": np.zeros(episodes.steps, bool), "truncated": np.zeros(episodes.steps, bool)}
     for name, flags in ends.items():
@@ -200,30 +246,13 @@ def write_table(episodes: Episodes, path: str | Path) -> Path:
     actions = {"action": episodes.actions}
     if not episodes.discrete:
         actions = {f"action_{i}": episodes.actions[:, i] for i in range(episodes.actions.shape[1])}
-    data = {
-        "episode": np.repeat(episodes.ids, episodes.lengths),
-        "step": step,
-        **{f"obs_{i}": episodes.observations[:, i] for i in range(episodes.observations.shape[1])},
-        **actions,
-        "reward": episodes.rewards,
-        **ends,
-    }
-    notes = {key: episodes.metadata.get(key) for key in ("env", "action_low", "action_high")}
-    table = pa.table(
-        data, metadata={_NOTES: json.dumps({**notes, "actions": "discrete" if episodes.discrete else None})}
+    return pa.table(
+        {
+            "episode": np.repeat(episodes.ids, episodes.lengths),
+            "step": step,
+            **{f"obs_{i}": episodes.observations[:, i] for i in range(episodes.observations.shape[1])},
+            **actions,
+            "reward": episodes.rewards,
+            **ends,
+        }
     )
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "parquet":
-            parquet.write_table(table, beside)
-        else:
-            tabs = "\t" if path.suffix.lower() == ".tsv" else ","
-            csv.write_csv(table, beside, csv.WriteOptions(delimiter=tabs, quoting_style="needed"))
-        os.replace(beside, path)
-    except OSError as error:
-        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # renamed by now, unless something failed
-            beside.unlink()
-    return path
