@@ -24,6 +24,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "data merge": ("recutting:merge_verb", "write several datasets as one"),
     "data split": ("recutting:split_verb", "write a dataset in several files: train and holdout, or parts"),
     "data subsample": ("recutting:subsample_verb", "write a random share of a dataset's episodes"),
+    "data relabel": (
+        "relabel:relabel_verb",
+        "write a dataset with other rewards: sparse, delayed, scaled, hindsight",
+    ),
+    "data score": ("relabel:score_verb", "the returns of a dataset as the task's normalised scores"),
     "data collect": ("data:collect_verb", "record episodes of a behaviour policy in an environment"),
     "lm pretrain": ("lm:pretrain_verb", "train a small language model on text files"),
     "lm evaluate": ("lm:evaluate_verb", "bits per byte and perplexity of a language model on a text"),

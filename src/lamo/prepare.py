@@ -12,6 +12,7 @@ import numpy as np
 from lamo.config import DEVICES, Experiment, Spec
 from lamo.data.episodes import Episodes
 from lamo.data.inspect import outside_bounds
+from lamo.data.relabel import warning as relabelled
 from lamo.data.sources import load_episodes
 from lamo.data.sources.options import listed
 from lamo.data.sources.rows import UnstatedActions
@@ -102,6 +103,8 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None) -> Setup:
     if experiment.holdout > 0:
         episodes, held_out = hold_out(episodes, experiment.holdout)
     _check_worth(episodes, experiment.reward is None)
+    if said := relabelled(episodes.metadata):
+        warn(f"{episodes.source}: {said}")
     return Setup(episodes, task, spec, device, held_out)
 
 

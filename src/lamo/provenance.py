@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lamo.data.episodes import Episodes
+from lamo.data.relabel import relabellings
 from lamo.tasks import Task
 
 _LEARNING = ("lamo", "torch", "transformers", "peft", "tokenizers", "safetensors")
@@ -31,6 +32,8 @@ def provenance(
         "dataset": {
             "source": episodes.source,
             **_episodes(episodes),
+            "history": episodes.metadata.get("history", []),
+            "relabelled": relabellings(episodes.metadata),
             "holdout": None if held_out is None else _episodes(held_out),
             "return_mean": float(returns.mean()),
             "return_max": float(returns.max()),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamo.data.relabel import KEY, delayed, relabelled_metadata, scaled, sparse, warning
+from lamo.data.relabel import KEY, delayed, relabellings, scaled, sparse, true_of, warning
 from lamo.errors import LamoError
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=6)
@@ -108,15 +108,20 @@ def test_rewards_beyond_float32(make_episodes):
 
 
 def test_metadata_stay_true():
-    told = {
-        "source": "a",
-        "score": {"score_mean": 3},
-        "attributes": {"return_mean": 3.0, "policy": "random", "episodes": 5, "seed": 0},
-    }
-    found = relabelled_metadata(told, "scaled: …")
-    assert found["attributes"] == {"policy": "random", "episodes": 5, "seed": 0}
-    assert "score" not in found and found[KEY] == ["scaled: …"] and KEY not in told
-    assert "episodes" not in relabelled_metadata(told, "x", episodes_stay=False)["attributes"]
-    twice = relabelled_metadata(found, "sparse: …")
-    assert twice[KEY] == ["scaled: …", "sparse: …"]
-    assert warning(told) is None and "scaled: …; then sparse: …" in str(warning(twice))
+    told = {"source": "a", "attributes": {"return_mean": 3.0, "policy": "random", "episodes": 5, "seed": 0}}
+    assert true_of(told)["attributes"] == {"policy": "random", "episodes": 5, "seed": 0}
+    assert true_of(told, episodes_stay=False)["attributes"] == {"policy": "random", "seed": 0}
+    assert true_of({})["attributes"] == {} and "return_mean" in told["attributes"]
+
+
+def test_what_was_done_is_found_in_the_history():
+    one = {"history": [{"command": "x"}, {"command": "y", KEY: "scaled: …"}]}
+    assert warning({}) is None and warning({"history": [{"command": "x"}]}) is None
+    twice = {"history": [*one["history"], {KEY: "sparse: …"}]}
+    assert "(scaled: …; then sparse: …)" in str(warning(twice))
+    assert relabellings({"parts": [one, twice]}) == ["scaled: …", "sparse: …"]
+    assert relabellings({"history": [{"command": "merge", "sources": [one, {"source": "b"}]}]}) == ["scaled: …"]
+    loop: dict[str, object] = {}
+    loop["parts"] = [loop]
+    for odd in (loop, {"history": 3}, {"history": [3, {KEY: 5, "sources": "x"}]}, {"parts": {"history": []}}):
+        assert relabellings(odd) == []

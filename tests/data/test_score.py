@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from lamo.data.relabel import relabelled_metadata
 from lamo.data.score import in_metadata, reference, render, score
 from lamo.errors import LamoError
 from lamo.tasks import get_task
@@ -41,6 +40,6 @@ def test_a_task_given_by_name(make_episodes):
 
 
 def test_relabelled_rewards_are_pointed_out(make_episodes):
-    metadata = relabelled_metadata({"env": "Hopper-v5", "source": "x"}, "scaled: …")
+    metadata = {"env": "Hopper-v5", "source": "x", "history": [{"rewards": "scaled: …"}]}
     found = score([make_episodes([4])], metadata)
     assert "scaled: …" in found["warning"] and "not comparable" in render(found)

@@ -81,6 +81,12 @@ class Hindsight:
         """How many times as large the result may be."""
         return self.copies + self.originals
 
+    def describe(self, reward: str, counts: Counts) -> str:
+        """A sentence for the history, with words for the reward."""
+        goals = "after their last step" if self.strategy == "final" else "at later steps of theirs"
+        what = f"hindsight: {counts.copies} copies of episodes with goals achieved {goals}"
+        return f"{what}{'' if self.originals else ', without the recorded ones'}; {reward}"
+
     def __call__(self, block: Episodes, first: int, counts: Counts) -> Episodes | None:
         """The episodes and their copies, in that order each, numbered anew; None where no step is left.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lamo.data.episodes import BLOCK, STD_FLOOR, Episodes
+from lamo.data.relabel import warning
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 BINS = 20
@@ -21,8 +22,9 @@ def inspect(episodes: Episodes, env: Any = None) -> dict[str, Any]:
 
     `env` is anything with Gymnasium's `observation_space` and `action_space` (an environment or a vector's single
     spaces): then sizes and bounds are compared with it; without it the bounds that the source recorded are used, if
-    any. Returns and lengths are per episode, in the rewards' unit and in steps. `notes` says what reading changed,
-    `problems` what looks wrong: lists of sentences, empty mostly.
+    any. Returns and lengths are per episode, in the rewards' unit and in steps. `notes` says what reading and
+    relabelling changed, `problems` what looks wrong: lists of sentences, empty mostly. `history` is by which commands
+    the data were made.
     """
     returns, lengths = episodes.returns, episodes.lengths
     low, high, std = _ranges(episodes)
@@ -59,7 +61,9 @@ def inspect(episodes: Episodes, env: Any = None) -> dict[str, Any]:
         "final_observations": episodes.final_observations is not None,
         "digest": episodes.digest(),
     }
-    report["notes"] = list(episodes.metadata.get("notes", []))
+    said = warning(episodes.metadata)
+    report["notes"] = [*episodes.metadata.get("notes", []), *([said] if said else [])]
+    report["history"] = list(episodes.metadata.get("history", []))
     report["problems"] = [
         *_observation_problems(episodes, low, high, std, env),
         *_action_problems(episodes, env),

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamo.data.episodes import Episodes
+from lamo.data.relabel import relabellings
 
 MOST = 7  # subtasks that the kitchen has
 OBSERVATION_DIM = 59
@@ -78,7 +79,7 @@ def adapt(episodes: Episodes) -> Episodes:
     told = len(notes)
     changed: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
-    if counts_subtasks(episodes.rewards, episodes.offsets):
+    if not relabellings(episodes.metadata) and counts_subtasks(episodes.rewards, episodes.offsets):
         changed["rewards"], fell = pay_once(episodes.rewards, episodes.offsets)
         notes.append(
             "rewards counted the finished subtasks at every step (D4RL's way); relabelled: each is paid once, "

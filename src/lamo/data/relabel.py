@@ -7,7 +7,7 @@
     scaled, 2 and -1    1  3 -1  5 | 1  1       r · 2 - 1
 
 The environment of an evaluation pays as before: who relabels trains for other rewards than those that are scored, and
-`Relabelled` says so wherever the data go. numpy only; sums are float64, rewards float32.
+their history says so wherever they go (`warning`). numpy only; sums are float64, rewards float32.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 from lamo.data.episodes import Episodes
 from lamo.errors import LamoError
 
-KEY = "relabelled"
-"""Where metadata tell that rewards are not those that were recorded: a list of sentences, one per relabelling."""
-
+KEY = "rewards"
+"""Where an entry of the history says what it did to rewards."""
+_DEPTH = 16
 # What is said of returns or of numbers of episodes in the attributes of a source is no longer true of other rewards.
 _OF_RETURNS = ("return_mean", "return_std", "return_min", "return_max", "score_mean", "score")
 _OF_EPISODES = ("episodes", "total_episodes", "total_steps", "reset_seeds", "refused_episodes")
@@ -106,18 +106,33 @@ def scaled(scale: float = 1.0, shift: float = 0.0, clip: tuple[float, float] | N
     return Relabelling(rewards, f"scaled: {scale:g} · reward + {shift:g}{within}")
 
 
-def relabelled_metadata(metadata: Mapping[str, Any], description: str, *, episodes_stay: bool = True) -> dict[str, Any]:
-    """The metadata of data with other rewards: says so, and says no more what was true of the old ones."""
-    out = {key: value for key, value in metadata.items() if key != "score"}
+def true_of(metadata: Mapping[str, Any], *, episodes_stay: bool = True) -> dict[str, Any]:
+    """Metadata without what was true of the old rewards alone and, where episodes are others too, of these."""
     stale = _OF_RETURNS if episodes_stay else (*_OF_RETURNS, *_OF_EPISODES)
     attributes = {key: value for key, value in (metadata.get("attributes") or {}).items() if key not in stale}
-    return {**out, "attributes": attributes, KEY: [*relabellings(metadata), description]}
+    return {**metadata, "attributes": attributes}
 
 
-def relabellings(metadata: Mapping[str, Any]) -> list[str]:
-    """What was done to the rewards since they were recorded, in order; nothing, mostly."""
-    found = metadata.get(KEY)
-    return [str(each) for each in found] if isinstance(found, list) else []
+def relabellings(metadata: Mapping[str, Any], depth: int = 0) -> list[str]:
+    """What was done to the rewards since they were recorded, in order, as the history in the metadata tells it; mostly
+    nothing. Of several datasets as one, whatever was done to any of them.
+    """
+    found: list[str] = []
+    if depth > _DEPTH:
+        return found
+    for part in _list(metadata.get("parts")):
+        found += relabellings(part, depth + 1)
+    for entry in _list(metadata.get("history")):
+        for source in _list(entry.get("sources")):
+            found += relabellings(source, depth + 1)
+        if isinstance(entry.get(KEY), str):
+            found.append(entry[KEY])
+    return list(dict.fromkeys(found))
+
+
+def _list(value: Any) -> list[Mapping[str, Any]]:
+    """The mappings in a list; what a file says may be anything."""
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def warning(metadata: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,135 @@
+"""`lamo data relabel` and `lamo data score --out`: a source, read in blocks, written anew with what was done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lamo.data.convert import Progress, check_target, opened, write
+from lamo.data.episodes import Episodes
+from lamo.data.hindsight import Counts, Hindsight
+from lamo.data.relabel import KEY, Relabelling, true_of
+from lamo.data.score import in_metadata, score
+from lamo.data.sources.options import ReadOptions
+from lamo.data.stream import BLOCK_BYTES
+from lamo.errors import LamoError
+
+_SILENT = (".csv", ".tsv", ".npz")  # formats without a place for the history
+
+
+def _quiet(done: int, total: int | None) -> None:
+    pass
+
+
+def check_result(path: str | Path) -> Path:
+    """The path of relabelled data. Raises `LamoError` as `check_target` does, and for a format that cannot say that
+    rewards are not those that were recorded.
+    """
+    path = check_target(path)
+    if path.suffix.lower() in _SILENT:
+        raise LamoError(
+            f"{path}: {path.suffix} has no place to say what was done to its rewards; give .lamo, .hdf5 or .parquet"
+        )
+    return path
+
+
+def relabel(
+    source: str | Path,
+    out: str | Path,
+    change: Relabelling,
+    options: ReadOptions | None = None,
+    *,
+    command: str | None = None,
+    progress: Progress = _quiet,
+) -> Episodes:
+    """Write `source` into `out` with the rewards that `change` makes of its own; return the result, opened.
+
+    Block by block; the history of the result says what was done, by which command, to data of which digest. Raises
+    `LamoError` for what cannot be read or written, and for an `out` that exists; then nothing is left.
+    """
+    path = check_result(out)
+
+    def changed(block: Episodes) -> Episodes:
+        return replace(change(block), metadata=true_of(block.metadata))
+
+    with opened(source, options or ReadOptions(), path, progress) as episodes:
+        return write(
+            map(changed, episodes.blocks(BLOCK_BYTES)),
+            path,
+            command=command,
+            sources=[_told(episodes)],
+            entry=lambda: {KEY: change.description},
+            progress=progress,
+        )
+
+
+def relabel_goals(
+    source: str | Path,
+    out: str | Path,
+    make: Callable[[Episodes], tuple[Hindsight, str]],
+    options: ReadOptions | None = None,
+    *,
+    command: str | None = None,
+    progress: Progress = _quiet,
+) -> tuple[Episodes, Counts]:
+    """Write `source` into `out` with copies of its episodes whose goals are those that they reached; return the result,
+    opened, and what came of it.
+
+    `make`, from the episodes: the change, and words for its reward (`1 within 0.05 of the goal, else 0`). Raises
+    `LamoError` as `relabel` does, and where no episode is left.
+    """
+    path = check_result(out)
+    counts = Counts()
+    with opened(source, options or ReadOptions(), path, progress) as episodes:
+        change, reward = make(episodes)
+
+        def blocks() -> Iterator[Episodes]:
+            first = 0
+            for block in episodes.blocks(max(1, BLOCK_BYTES // change.multiple)):
+                found = change(block, first, counts)
+                first += len(block)
+                if found is not None:
+                    yield replace(found, metadata=true_of(block.metadata, episodes_stay=False))
+
+        result = write(
+            blocks(),
+            path,
+            command=command,
+            sources=[_told(episodes)],
+            entry=lambda: {KEY: change.describe(reward, counts), "hindsight": vars(counts)},
+            progress=progress,
+        )
+    return result, counts
+
+
+def write_scored(
+    source: str | Path,
+    out: str | Path,
+    task: str | None = None,
+    options: ReadOptions | None = None,
+    *,
+    command: str | None = None,
+    progress: Progress = _quiet,
+) -> dict[str, Any]:
+    """Score `source` and write a copy of it into `out` whose history holds the scores; return the report of `score`.
+
+    Raises `LamoError` as `score` and `relabel` do.
+    """
+    path = check_target(out)
+    with opened(source, options or ReadOptions(), path, progress) as episodes:
+        report = score([episodes], episodes.metadata, task)
+        write(
+            episodes.blocks(BLOCK_BYTES),
+            path,
+            command=command,
+            sources=[_told(episodes)],
+            entry=lambda: {"score": in_metadata(report)},
+            progress=progress,
+        )
+    return report
+
+
+def _told(episodes: Episodes) -> dict[str, Any]:
+    return {"source": Path(episodes.source).name, "digest": episodes.digest()}
