@@ -157,6 +157,7 @@ def test_where_goals_lie():
     expected = GoalColumns(slice(0, 2), slice(2, 4))
     assert goal_columns(sized, 7) == expected
     assert goal_columns(told, 7, sizes={"achieved_goal": 2, "desired_goal": 2, "observation": 3, "more": 9}) == expected
+    assert goal_columns({}, 7, sizes={"achieved_goal": 2, "desired_goal": 2, "observation": 3}) == expected
     assert goal_columns({}, 7, achieved="0:2", desired="2:4") == expected
     cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         (told, {}, "is not told"),

@@ -157,7 +157,7 @@ def test_hindsight_by_the_environment(goals, plane, tmp_path):
 BAD = [
     ("{log} {out}.lamo --reward", "Missing value"),
     ("{log} {out}.lamo", "reward"),
-    ("{log} --reward delayed", "out"),
+    ("{log} --reward delayed", "Missing"),
     ("{log} {out}.lamo --reward late", "Expected one of"),
     ("{log} {out}.lamo --reward delayed --every 0", "--every 0"),
     ("{log} {out}.lamo --reward delayed --scale 2", "--scale does not apply to --reward delayed"),

@@ -81,18 +81,7 @@ class Relabel(_Read):
     """Print what was written, as `lamo data inspect --json` does."""
 
 
-_GOALS = (
-    "strategy",
-    "copies",
-    "env",
-    "achieved",
-    "desired",
-    "success",
-    "failure",
-    "stop_at_goal",
-    "copies_only",
-    "seed",
-)
+_PAID = ("threshold", "success", "failure", "stop_at_goal")
 _OPTIONS = {
     "sparse": ("threshold",),
     "delayed": ("every",),
@@ -150,9 +139,8 @@ def _hindsight(options: Relabel, held: ExitStack) -> Callable[[Episodes], tuple[
     if options.env is not None:
         for name in _PAID:
             if getattr(options, name) not in (None, False):
-                raise LamoError(
-                    f"--{name.replace('_', '-')} and --env: the environment says what is paid, and when it ends"
-                )
+                option = name.replace("_", "-")
+                raise LamoError(f"--{option} does not apply with --env, which says what is paid and when")
         from lamo.envs.goals import GoalRewards
 
         goals = held.enter_context(GoalRewards(options.env))

@@ -63,15 +63,16 @@ def write(
     *,
     command: str | None = None,
     sources: Sequence[dict[str, Any]] = (),
+    entry: Callable[[], dict[str, Any]] = dict,
     progress: Progress = lambda done, total: None,
 ) -> Episodes:
     """Write blocks of episodes into a file or store that does not exist yet, its format by the suffix; return them,
     opened.
 
-    Metadata is that of the first block; `history` grows by `command` and `sources` (what each is and its digest, which
-    is the result's where it is not given). `progress` hears of steps written, and in all where that is known. Formats
-    other than the store are written from a store beside the result, which is removed: memory stays bounded. Raises
-    `LamoError`; then nothing is left.
+    Metadata is that of the first block; `history` grows by `command`, `sources` (what each is and its digest, which is
+    the result's where it is not given) and what `entry` says when all is written. `progress` hears of steps written,
+    and in all where that is known. Formats other than the store are written from a store beside the result, which is
+    removed: memory stays bounded. Raises `LamoError`; then nothing is left.
     """
     path = check_target(path)
     total = blocks.steps if isinstance(blocks, Stream) else None
@@ -79,8 +80,8 @@ def write(
 
     def described(digest: str) -> dict[str, Any]:
         told = [{**each, "digest": each.get("digest", digest)} for each in sources]
-        entry = {"command": command, "lamo": __version__, "sources": told}
-        return {**about, "history": [*about.get("history", []), entry]}
+        done = {"command": command, "lamo": __version__, "sources": told, **entry()}
+        return {**about, "history": [*about.get("history", []), done]}
 
     final = path.suffix.lower() == SUFFIX
     with _place(path, final) as place, StoreWriter(place) as writer:

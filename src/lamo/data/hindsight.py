@@ -176,7 +176,7 @@ def goal_columns(
     """Where an observation of `width` numbers holds its goals.
 
     From `achieved` and `desired` (`0:3`), else from the parts that the source tells (`observation_keys` and
-    `observation_sizes` in the metadata), else from those keys and the `sizes` that an environment has for them. Raises
+    `observation_sizes` in the metadata), else from the `sizes` that an environment has for them, or for all of its parts. Raises
     `LamoError` where that cannot be known.
     """
     source = metadata.get("source", "episodes")
@@ -189,6 +189,7 @@ def goal_columns(
     else:
         keys = [str(key) for key in metadata.get("observation_keys") or []]
         told = [int(size) for size in metadata.get("observation_sizes") or []]
+        keys = keys or list(sizes or ())
         if len(told) != len(keys):
             told = [] if sizes is None or any(key not in sizes for key in keys) else [sizes[key] for key in keys]
         if "achieved_goal" not in keys or "desired_goal" not in keys or sum(told) != width:

@@ -12,7 +12,7 @@ from lamo.data.episodes import Episodes, Extremes, Moments, Recorded
 from lamo.data.spans import Layout, Spans, as_array
 from lamo.errors import LamoError, warn
 
-_ALIKE = ("env", "action_low", "action_high", "action_choices", "observation_keys")
+_ALIKE = ("env", "action_low", "action_high", "action_choices", "observation_keys", "observation_sizes")
 
 
 def join(parts: Sequence[Episodes]) -> Episodes:

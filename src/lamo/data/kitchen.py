@@ -93,7 +93,7 @@ def adapt(episodes: Episodes) -> Episodes:
         changed["observations"] = np.ascontiguousarray(episodes.observations[:, -OBSERVATION_DIM:])
         if episodes.final_observations is not None:
             changed["final_observations"] = np.ascontiguousarray(episodes.final_observations[:, -OBSERVATION_DIM:])
-        metadata["observation_keys"] = []
+        metadata["observation_keys"] = metadata["observation_sizes"] = []
         notes.append("goals left out of the observations: they never change")
         width = OBSERVATION_DIM
     if own and width == OBSERVATION_DIM:

@@ -20,6 +20,7 @@ from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
 
 _ENV_NAMES = ("env_id", "env", "env_name", "environment")
+HISTORY = "history"  # which commands made the data: under `metadata/`, and in the metadata
 _GOAL_KEYS = ("achieved_goal", "desired_goal", "observation")  # in Gymnasium's flattening order
 _ANTMAZE = 29  # numbers in AntMaze's observations: the position, which is the achieved goal, and 27 of the ant
 
@@ -64,6 +65,8 @@ def d4rl_blocks(path: Path, source: str, options: ReadOptions, size: int | None)
             "infos": sorted(infos),
             **_history(about.pop("history", None)),
         }
+        if HISTORY in about:
+            metadata[HISTORY] = _history(about.pop(HISTORY), source)
         for piece in flat_blocks(columns, source, metadata, options, size):
             episodes = _own_notes(piece, notes, source)
             if options.obs_keys is not None and "goal" in infos:
@@ -106,12 +109,7 @@ def _with_goals(
         goal = goals[place].astype(np.float32)
 
     def dressed(observations: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        parts = {
-            "achieved_goal": observations[:, :size],
-            "desired_goal": goal,
-            "observation": observations[:, size if width == _ANTMAZE else 0 :],
-        }
-        return np.concatenate([parts[key] for key in _GOAL_KEYS if key in keys], axis=1)
+        return np.concatenate(_parts(observations, goal, size, keys), axis=1)
 
     final = episodes.final_observations
     if final is not None:
@@ -121,8 +119,22 @@ def _with_goals(
         episodes,
         observations=dressed(episodes.observations, goal),
         final_observations=final,
-        metadata={**episodes.metadata, "observation_keys": [key for key in _GOAL_KEYS if key in keys]},
+        metadata={
+            **episodes.metadata,
+            "observation_keys": [key for key in _GOAL_KEYS if key in keys],
+            "observation_sizes": [part.shape[1] for part in _parts(episodes.observations[:1], goal[:1], size, keys)],
+        },
     )
+
+
+def _parts(observations: np.ndarray, goal: np.ndarray, size: int, keys: tuple[str, ...]) -> list[np.ndarray]:
+    """The chosen of `_GOAL_KEYS`, in their order."""
+    parts = {
+        "achieved_goal": observations[:, :size],
+        "desired_goal": goal,
+        "observation": observations[:, size if observations.shape[1] == _ANTMAZE else 0 :],
+    }
+    return [parts[key] for key in _GOAL_KEYS if key in keys]
 
 
 def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, Any] | None = None) -> Path:
@@ -130,9 +142,10 @@ def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, An
 
     `attributes` become attributes of the file; those that are None are left out. `env_id`, `action_low` and
     `action_high` are taken from the episodes' metadata unless given. What the flat layout cannot say is kept under
-    `metadata/`, which D4RL's readers pass over: `final_observations` (E, S), episode `ids` (E,) and which are
+    `metadata/`, which D4RL's readers pass over: `final_observations` (E, S), episode `ids` (E,), which are
     `unfinished` (E,): one that is not the last is closed by a timeout in the flat arrays, else it would run into the
-    next. Equal episodes and attributes give equal bytes. Raises `LamoError` where the file cannot be written.
+    next; and the `history` of commands that made the data. Equal episodes, history and attributes give equal bytes.
+    Raises `LamoError` where the file cannot be written.
     """
     path = Path(path)
     known = {"env_id": "env", "action_low": "action_low", "action_high": "action_high"}
@@ -166,6 +179,10 @@ def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, An
                 file.create_dataset(
                     key, data=value, compression="gzip", compression_opts=9, shuffle=True, track_times=False
                 )
+            if episodes.metadata.get(HISTORY):
+                file.create_dataset(
+                    f"metadata/{HISTORY}", data=json.dumps(episodes.metadata[HISTORY]), track_times=False
+                )
         os.replace(beside, path)
     except OSError as error:
         raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
@@ -173,6 +190,17 @@ def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, An
         with suppress(OSError):  # renamed by now, unless something failed
             beside.unlink()
     return path
+
+
+def _history(text: Any, source: str) -> list[Any]:
+    """What `write_d4rl` left of how the data were made."""
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        raise LamoError(f"{source}: metadata/{HISTORY} is damaged; remove it from the file")
+    return found
 
 
 def _bound(value: Any) -> list[float] | None:

@@ -89,6 +89,7 @@ def minari_blocks(path: Path, source: str, options: ReadOptions, size: int | Non
             parts = [_part(key, leaves[key], first, source) for key in keys]
             action = _space(notes, "action_space", source) or {}
             metadata = _describe(notes, action, source, [key.partition("/")[2] for key in keys])
+            metadata["observation_sizes"] = [part.width for part in parts]
             start = int(action.get("start", 0)) if action.get("type") == "Discrete" else 0
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise LamoError(f"{source}: metadata.json describes a space that does not fit ({error!r})") from error

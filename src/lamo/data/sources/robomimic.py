@@ -75,6 +75,7 @@ def robomimic_blocks(path: Path, source: str, options: ReadOptions, size: int | 
             "action_low": None,
             "action_high": None,
             "observation_keys": [part.key.removeprefix("obs/") for part in parts],
+            "observation_sizes": [part.width for part in parts],
             "attributes": {"env_args": env} if env else {},
         }
         steps = 0
