@@ -241,3 +241,15 @@ def test_targets_chosen_from_the_data(make_run: RunMaker) -> None:
         summary = json.loads((runs[0] / "summary.json").read_text())
         write_json(runs[0] / "summary.json", {**summary, "auto_target": damaged})
         assert len(numbers(runs)["sections"][0]["methods"][0]["auto_targets"]) in (1, 2)
+
+
+def test_relabelled_data_are_pointed_out(make_run: RunMaker) -> None:
+    paths = [make_run(f"{seed}", seed=seed) for seed in range(2)]
+    assert not any("relabelled" in note for note in numbers(paths)["sections"][0]["notes"])
+    for path in paths:
+        told = json.loads((path / "provenance.json").read_text())
+        told["dataset"]["relabelled"] = ["delayed: \u202eat the end", 3]
+        write_json(path / "provenance.json", told)
+    notes = numbers(paths)["sections"][0]["notes"]
+    words = "The data's rewards are relabelled (delayed: at the end; then 3); an evaluation pays the environment's own."
+    assert notes.count(words) == 1

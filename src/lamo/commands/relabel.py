@@ -120,8 +120,8 @@ def _relabelling(options: Relabel) -> Any:
     if options.reward == "delayed":
         return delayed(options.every)
     if options.reward == "scaled":
-        scale, shift = (options.scale, 1.0), (options.shift, 0.0)
-        return scaled(*(default if given is None else given for given, default in (scale, shift)), options.clip)
+        scale = 1.0 if options.scale is None else options.scale
+        return scaled(scale, options.shift or 0.0, options.clip)
     if options.threshold is None:
         raise LamoError(
             "--reward sparse needs --threshold, the least return that is paid; for the whole return at the end of an "

@@ -85,7 +85,12 @@ class Hindsight:
         """A sentence for the history, with words for the reward."""
         goals = "after their last step" if self.strategy == "final" else "at later steps of theirs"
         what = f"hindsight: {counts.copies} copies of episodes with goals achieved {goals}"
-        return f"{what}{'' if self.originals else ', without the recorded ones'}; {reward}"
+        told = [] if self.originals else ["without the recorded ones"]
+        if counts.at_goal:
+            told.append(f"{counts.at_goal} begin at their goal")
+        if counts.cut + counts.without:
+            told.append(f"{counts.cut + counts.without} last steps left out, after which nothing is recorded")
+        return f"{', '.join([what, *told])}; {reward}"
 
     def __call__(self, block: Episodes, first: int, counts: Counts) -> Episodes | None:
         """The episodes and their copies, in that order each, numbered anew; None where no step is left.
@@ -176,8 +181,8 @@ def goal_columns(
     """Where an observation of `width` numbers holds its goals.
 
     From `achieved` and `desired` (`0:3`), else from the parts that the source tells (`observation_keys` and
-    `observation_sizes` in the metadata), else from the `sizes` that an environment has for them, or for all of its parts. Raises
-    `LamoError` where that cannot be known.
+    `observation_sizes` in the metadata), else from the `sizes` that an environment has for them, or for
+    all of its parts. Raises `LamoError` where that cannot be known.
     """
     source = metadata.get("source", "episodes")
     if (achieved is None) != (desired is None):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lamo.report import stats
-from lamo.report.collect import RunRecord, as_number
+from lamo.report.collect import RunRecord, as_number, clean_text
 from lamo.report.groups import Group, Section
 from lamo.report.scores import (
     MIN_SEEDS,
@@ -184,6 +184,17 @@ def measure_data(section: Section) -> dict[str, Any] | None:
     return means | ({"score_max": mean_of(bests)} if bests else {}) | {"varies_by_seed": varies}
 
 
+def _relabelled(section: Section) -> list[str]:
+    """What was done to the rewards of the training data: what these achieve is then not what an evaluation pays."""
+    done: list[str] = []
+    for run in (run for group in section.groups for run in group.runs):
+        dataset = run.provenance.get("dataset")
+        told = dataset.get("relabelled") if isinstance(dataset, Mapping) else None
+        done += [clean_text(each, 300) for each in told] if isinstance(told, list) else []
+    what = "; then ".join(dict.fromkeys(done))
+    return [f"The data's rewards are relabelled ({what}); an evaluation pays the environment's own."] if done else []
+
+
 def compare_pairs(by_label: Mapping[str, stats.Strata], rng: np.random.Generator) -> list[dict[str, Any]]:
     """Probability of improvement and difference of means for each pair of methods, the one ahead first.
 
@@ -245,6 +256,7 @@ def measure_section(section: Section, rng: np.random.Generator) -> dict[str, Any
         method["holdout"] = {"key": HOLDOUT_KEY, "points": held_out} if held_out else None
     if metric == "return" and any(e.score is not None for e in episodes):
         notes.append("Some episodes have no score, so returns are shown in its place, for every method alike.")
+    notes += _relabelled(section)
     machines = {_machine(run) for group in section.groups for run in group.runs}
     if len(machines) > 1:
         notes.append("These runs were made on different machines: their seconds do not compare.")
