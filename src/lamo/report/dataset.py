@@ -216,7 +216,7 @@ def _actions(portrait: Mapping[str, Any]) -> Html:
         parts.paragraph(how),
         el("h3", "Two by two") if pairs else None,
         el("div", *pairs, class_="pairs") if pairs else None,
-        parts.paragraph("The darker, the commoner, by the logarithm of the count. Empty: never tried.")
+        parts.paragraph("The stronger the colour, the commoner, by the logarithm of the count. Empty: never tried.")
         if pairs
         else None,
     )
