@@ -227,3 +227,25 @@ def test_bad_scores(log, tmp_path, capsys, argv, words):
     out, error = capsys.readouterr()
     assert not out and words in error and error.count("\n") == 1, error
     assert [each.name for each in tmp_path.iterdir()] == ["log.hdf5"]
+
+
+def test_what_is_made_of_relabelled_data_says_so_too(log, tmp_path, capsys):
+    _, path = log
+    late, plain, merged = tmp_path / "late.lamo", tmp_path / "plain.lamo", tmp_path / "merged.hdf5"
+    assert run("data", "relabel", path, late, "--reward", "delayed") == 0
+    assert run("data", "convert", path, plain) == 0
+    assert run("data", "merge", plain, late, "--out", merged) == 0
+    assert run("data", "subsample", merged, "--ratio", 0.5, "--out", tmp_path / "half.parquet") == 0
+    for each in (merged, tmp_path / "half.parquet"):
+        assert relabellings(load_episodes(each).metadata)[0].startswith("delayed:")
+    assert warning(load_episodes(plain).metadata) is None
+    capsys.readouterr()
+    assert run("data", "score", merged) == 0
+    assert "not comparable" in capsys.readouterr().out
+
+
+def test_a_long_history_is_still_read(make_episodes, tmp_path):
+    sources = [{"source": f"part {i}", "digest": "0" * 64} for i in range(20_000)]
+    told = {"history": [{"command": "lamo data merge …", "sources": sources, "rewards": "scaled: …"}]}
+    path = write_d4rl(make_episodes([4, 5], metadata=told), tmp_path / "a.hdf5")
+    assert relabellings(load_episodes(path).metadata) == ["scaled: …"]

@@ -145,10 +145,10 @@ def subsample_verb(argv: list[str]) -> int:
 
 
 def _common(verb: str, argv: list[str], quiet: bool) -> dict[str, Any]:
-    return {"command": shlex.join(["lamo", "data", verb, *argv]), "progress": _progress(quiet)}
+    return {"command": shlex.join(["lamo", "data", verb, *argv]), "progress": steps_done(quiet)}
 
 
-def _progress(quiet: bool) -> Callable[[int, int | None], None]:
+def steps_done(quiet: bool) -> Callable[[int, int | None], None]:
     """Steps done on a line of a terminal, which is cleared at the end."""
 
     def show(done: int, total: int | None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from lamo.commands import answer, parse, stdout_kept_clean
+from lamo.commands.recutting import steps_done
 from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
 
@@ -103,7 +104,7 @@ def relabel_verb(argv: list[str]) -> int:
 
         check_result(options.out)
         read = ReadOptions(options.columns, options.obs_keys, options.actions)
-        how: dict[str, Any] = {"command": _command("relabel", argv, options), "progress": _progress(options.quiet)}
+        how: dict[str, Any] = {"command": _command("relabel", argv, options), "progress": steps_done(options.quiet)}
         if kind == "hindsight":
             make = _hindsight(options, held)
             episodes, counts = relabel_goals(options.source, options.out, make, read, **how)
@@ -204,7 +205,7 @@ def score_verb(argv: list[str]) -> int:
 
         read = ReadOptions(options.columns, options.obs_keys, options.actions, options.reward)
         if options.out is not None:
-            how: dict[str, Any] = {"command": _command("score", argv, options), "progress": _progress(options.quiet)}
+            how: dict[str, Any] = {"command": _command("score", argv, options), "progress": steps_done(options.quiet)}
             result = {"out": str(options.out), **write_scored(options.source, options.out, options.task, read, **how)}
         else:
             found = stream(options.source, read)
@@ -217,15 +218,3 @@ def _command(verb: str, argv: list[str], options: Any) -> str:
     places = {str(options.source), str(options.out)}
     words = [Path(word).name if word in places else word for word in argv]
     return shlex.join(["lamo", "data", verb, *words])
-
-
-def _progress(quiet: bool) -> Callable[[int, int | None], None]:
-    """A count of steps on a terminal."""
-    import sys
-
-    def show(done: int, total: int | None) -> None:
-        if not quiet and sys.stderr.isatty():
-            whole = "" if total is None else f" of {total:,}"
-            print(f"\r{done:,}{whole} steps", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    return show

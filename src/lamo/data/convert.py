@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,20 +24,9 @@ from lamo.errors import LamoError
 
 Progress = Callable[[int, int | None], None]
 """Hears how many steps are written, and how many there are, where that is known."""
-_HISTORY_BYTES = 60_000  # HDF5 has no room for larger attributes
-
-
-def _write_hdf5(episodes: Episodes, path: Path) -> None:
-    """D4RL's layout, with the history as an attribute; where it is too long, without the sources."""
-    history = episodes.metadata.get("history", [])
-    if len(text := json.dumps(history)) > _HISTORY_BYTES:
-        text = json.dumps([{**each, "sources": []} for each in history])[:_HISTORY_BYTES]
-    write_d4rl(episodes, path, {"history": text})
-
-
 _WRITERS: dict[str, Callable[[Episodes, Path], object]] = {
-    ".hdf5": _write_hdf5,
-    ".h5": _write_hdf5,
+    ".hdf5": write_d4rl,
+    ".h5": write_d4rl,
     ".npz": write_npz,
     **dict.fromkeys(TABLES, write_table),
 }

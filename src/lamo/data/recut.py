@@ -67,7 +67,7 @@ def merge(
     with ExitStack() as stack:
         parts = [stack.enter_context(opened(each, options or ReadOptions(), path, progress)) for each in sources]
         whole = join(parts)
-        told = [described(part) for part in parts]
+        told = [{**described(part), **_made(part)} for part in parts]
         return _told(write(_of(whole), path, command=command, sources=told, progress=progress), path, told)
 
 
@@ -145,6 +145,12 @@ def _runs(whole: Episodes, parts: int) -> Iterator[np.ndarray]:
 def described(episodes: Episodes) -> dict[str, Any]:
     """What `history` says of a source: what it was called, and the digest of its data."""
     return {"source": episodes.source, "digest": episodes.digest()}
+
+
+def _made(episodes: Episodes) -> dict[str, Any]:
+    """How a source was made itself, where it says."""
+    history = episodes.metadata.get("history")
+    return {"history": history} if history else {}
 
 
 def _of(episodes: Episodes) -> Stream:

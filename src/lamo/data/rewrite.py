@@ -10,6 +10,7 @@ from typing import Any
 from lamo.data.convert import Progress, check_target, opened, write
 from lamo.data.episodes import Episodes
 from lamo.data.hindsight import Counts, Hindsight
+from lamo.data.recut import described, quiet
 from lamo.data.relabel import KEY, Relabelling, true_of
 from lamo.data.score import in_metadata, score
 from lamo.data.sources.options import ReadOptions
@@ -17,10 +18,6 @@ from lamo.data.stream import BLOCK_BYTES
 from lamo.errors import LamoError
 
 _SILENT = (".csv", ".tsv", ".npz")  # formats without a place for the history
-
-
-def _quiet(done: int, total: int | None) -> None:
-    pass
 
 
 def check_result(path: str | Path) -> Path:
@@ -42,7 +39,7 @@ def relabel(
     options: ReadOptions | None = None,
     *,
     command: str | None = None,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> Episodes:
     """Write `source` into `out` with the rewards that `change` makes of its own; return the result, opened.
 
@@ -59,7 +56,7 @@ def relabel(
             map(changed, episodes.blocks(BLOCK_BYTES)),
             path,
             command=command,
-            sources=[_told(episodes)],
+            sources=[described(episodes)],
             entry=lambda: {KEY: change.description},
             progress=progress,
         )
@@ -72,7 +69,7 @@ def relabel_goals(
     options: ReadOptions | None = None,
     *,
     command: str | None = None,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> tuple[Episodes, Counts]:
     """Write `source` into `out` with copies of its episodes whose goals are those that they reached; return the result,
     opened, and what came of it.
@@ -97,7 +94,7 @@ def relabel_goals(
             blocks(),
             path,
             command=command,
-            sources=[_told(episodes)],
+            sources=[described(episodes)],
             entry=lambda: {KEY: change.describe(reward, counts), "hindsight": vars(counts)},
             progress=progress,
         )
@@ -111,7 +108,7 @@ def write_scored(
     options: ReadOptions | None = None,
     *,
     command: str | None = None,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> dict[str, Any]:
     """Score `source` and write a copy of it into `out` whose history holds the scores; return the report of `score`.
 
@@ -124,12 +121,8 @@ def write_scored(
             episodes.blocks(BLOCK_BYTES),
             path,
             command=command,
-            sources=[_told(episodes)],
+            sources=[described(episodes)],
             entry=lambda: {"score": in_metadata(report)},
             progress=progress,
         )
     return report
-
-
-def _told(episodes: Episodes) -> dict[str, Any]:
-    return {"source": Path(episodes.source).name, "digest": episodes.digest()}

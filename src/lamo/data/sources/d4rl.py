@@ -15,7 +15,7 @@ import numpy as np
 
 from lamo.data.episodes import Episodes
 from lamo.data.sources.flat import LOG_PROBS, USED, Piece, check_fits, flat_blocks, state_width
-from lamo.data.sources.hdf5 import H5Column, attributes, member, open_hdf5, scalar
+from lamo.data.sources.hdf5 import ATTRIBUTE_BYTES, H5Column, attributes, member, open_hdf5, scalar
 from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
 
@@ -63,10 +63,8 @@ def d4rl_blocks(path: Path, source: str, options: ReadOptions, size: int | None)
             "action_high": _bound(about.get("action_high")),
             "attributes": about,
             "infos": sorted(infos),
-            **_history(about.pop("history", None)),
+            **_history(about.pop(HISTORY, None)),
         }
-        if HISTORY in about:
-            metadata[HISTORY] = _history(about.pop(HISTORY), source)
         for piece in flat_blocks(columns, source, metadata, options, size):
             episodes = _own_notes(piece, notes, source)
             if options.obs_keys is not None and "goal" in infos:
@@ -75,13 +73,21 @@ def d4rl_blocks(path: Path, source: str, options: ReadOptions, size: int | None)
             yield episodes.validate(first=piece.rows.start)
 
 
+def _as_text(history: list[Any]) -> str:
+    """As JSON that is read again: where it is too long, without the sources."""
+    text = json.dumps(history)
+    if len(text) > ATTRIBUTE_BYTES:
+        text = json.dumps([{**each, "sources": []} for each in history if isinstance(each, dict)])
+    return text
+
+
 def _history(text: Any) -> dict[str, Any]:
     """What `lamo data` wrote into the file of where it came from."""
     try:
         value = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
         value = None
-    return {"history": value} if isinstance(value, list) else {}
+    return {HISTORY: value} if isinstance(value, list) else {}
 
 
 def _datasets(file: h5py.File, name: str, source: str) -> dict[str, h5py.Dataset]:
@@ -179,10 +185,8 @@ def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, An
                 file.create_dataset(
                     key, data=value, compression="gzip", compression_opts=9, shuffle=True, track_times=False
                 )
-            if episodes.metadata.get(HISTORY):
-                file.create_dataset(
-                    f"metadata/{HISTORY}", data=json.dumps(episodes.metadata[HISTORY]), track_times=False
-                )
+            if history := episodes.metadata.get(HISTORY):
+                file.create_dataset(f"metadata/{HISTORY}", data=_as_text(history), track_times=False)
         os.replace(beside, path)
     except OSError as error:
         raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
@@ -190,17 +194,6 @@ def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, An
         with suppress(OSError):  # renamed by now, unless something failed
             beside.unlink()
     return path
-
-
-def _history(text: Any, source: str) -> list[Any]:
-    """What `write_d4rl` left of how the data were made."""
-    try:
-        found = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list):
-        raise LamoError(f"{source}: metadata/{HISTORY} is damaged; remove it from the file")
-    return found
 
 
 def _bound(value: Any) -> list[float] | None:
