@@ -39,8 +39,7 @@ RANKS = {
     "lamo.provenance": 9,
     "lamo.progress": 9,
     "lamo.selection": 10,
-    "lamo.data.behaviour": 10,  # these two roll policies out, so they stand above the data that they make
-    "lamo.data.collect": 11,
+    "lamo.collecting": 11,
     "lamo.signals": 9,
     "lamo.member": 11,
     "lamo.evaluate_run": 12,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lamo.collecting.collect import collect
 from lamo.config import Experiment
-from lamo.data.collect import collect
 from lamo.errors import LamoError
 from lamo.prepare import prepare
 from lamo.runs import Run

@@ -141,7 +141,7 @@ class Run:
                 rows = _rows_up_to(self.path / name, last)
                 if name == "metrics.jsonl" and evaluated is not None:
                     rows = (row for row in rows if not _of_evaluation(row, evaluated))
-                _write(self.path / name, b"".join(rows))
+                write_whole(self.path / name, b"".join(rows))
         for folder in self._checkpoints():
             if int(folder.name) > step:
                 shutil.rmtree(folder)
@@ -229,7 +229,7 @@ class Run:
 
     def save_rollout(self, rollout: Mapping[str, Any]) -> None:
         """Write rollout.json, one episode of the final policy, for the report's animation."""
-        _write(self.path / "rollout.json", json.dumps(rollout).encode())
+        write_whole(self.path / "rollout.json", json.dumps(rollout).encode())
 
     def save_auto_target(self, choice: Mapping[str, Any]) -> None:
         """Write auto_target.json: the return target chosen from the data, why, and the episodes played with it."""
@@ -257,10 +257,11 @@ def check_free(path: str | Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON beside `path`, sync, and rename it into place. NaN is refused: it is not JSON."""
-    _write(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+    write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, sync, and rename it into place: the file is there whole or not at all."""
     beside = path.with_name(f".{path.name}.part")  # what a killed process left there is written over
     try:
         with beside.open("wb") as file:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,11 +60,13 @@ class Family:
     env: str
     skills: Mapping[str, tuple[float, float]]
     """Skill -> the band of mean returns its behaviour policy must fall into."""
+    trainer: str = ""
+    """How `lamo data collect` trains it, a name of `lamo.collecting.training.TRAINERS`; empty: by its actions."""
 
 
 FAMILIES: dict[str, Family] = {
     # "medium" is the band of the published dataset, "expert" where PPO levels off here.
-    "reacher2d": Family("Reacher2d-v0", {"medium": (30.0, 50.0), "expert": (55.0, 75.0)}),
+    "reacher2d": Family("Reacher2d-v0", {"medium": (30.0, 50.0), "expert": (55.0, 75.0)}, "ppo-sparse"),
     "hopper": Family("Hopper-v5", {}),
     "halfcheetah": Family("HalfCheetah-v5", {}),
     "walker2d": Family("Walker2d-v5", {}),
@@ -270,12 +272,18 @@ def env_family(name: str) -> Family:
     env = TASKS[name].env if name in TASKS else name
     for family in FAMILIES.values():
         if base_name(family.env) == base_name(env):
-            return Family(env, family.skills)
+            return replace(family, env=env)
     head, _, version = env.rpartition("-v")
     if head and version.isdigit():
         return Family(env, {})
     hint = nearest(name, [*FAMILIES, *TASKS])
     raise LamoError(f"unknown task or environment {name!r}; {hint} (an environment's id ends in -vN)")
+
+
+def reference_range(env_id: str) -> tuple[float, float] | None:
+    """The returns whose normalised scores are 0 and 100 in an environment (any version); None where no row has them."""
+    rows = (task for task in TASKS.values() if base_name(task.env) == base_name(env_id))
+    return next((task.score_range for task in rows if task.score_range), None)
 
 
 def task_for_env(env_id: str, episodes: Episodes, max_episode_steps: int | None = None) -> Task:

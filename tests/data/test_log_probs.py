@@ -9,10 +9,11 @@ import h5py
 import numpy as np
 import pytest
 
-from lamo.data.behaviour import MlpBehaviour
-from lamo.data.collect import collect
+from lamo.collecting.actors import ActorBehaviour, from_sb3
+from lamo.collecting.collect import collect
 from lamo.data.sources import load_episodes
 from lamo.data.sources.d4rl import write_d4rl
+from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError
 
 
@@ -72,11 +73,12 @@ def test_random_behaviour_says_how_likely_it_acts(tmp_path: Path) -> None:
 
 def test_a_softmax_says_how_likely_it_chose() -> None:
     rng = np.random.default_rng(0)
-    head = rng.normal(size=(3, 2)).astype(np.float32), np.zeros(3, np.float32)
-    behaviour = MlpBehaviour([], head, None)
+    weights = {"action_net.weight": rng.normal(size=(2, 4)), "action_net.bias": np.zeros(2)}
+    with EnvPool("CartPole-v1") as pool:
+        behaviour = ActorBehaviour(from_sb3(weights, None, "here"), pool)
     behaviour.reset([np.random.default_rng(i) for i in range(200)])
-    observations = np.repeat(rng.normal(size=(1, 2)).astype(np.float32), 200, axis=0)
+    observations = np.repeat(rng.normal(size=(1, 4)).astype(np.float32), 200, axis=0)
     chosen = behaviour.act(observations, None, np.arange(200))
-    logits = behaviour.output(observations[:1])[0].astype(np.float64)
+    logits = behaviour.outputs(observations[:1])[0][0].astype(np.float64)
     expected = logits - np.log(np.exp(logits).sum())
     np.testing.assert_allclose(behaviour.log_probs, expected[chosen], rtol=1e-5)

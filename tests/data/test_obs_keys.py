@@ -14,9 +14,9 @@ from gymnasium import spaces
 
 import toy
 from lamo.cli import main
+from lamo.collecting.collect import collect
 from lamo.config import Experiment
 from lamo.data import load_episodes
-from lamo.data.collect import collect
 from lamo.data.sources.d4rl import write_d4rl
 from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError

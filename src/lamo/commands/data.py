@@ -73,13 +73,25 @@ class Collect:
     episodes: int = 1000
     """Episodes to record."""
     policy: str = "train:medium"
-    """`random`; `train:SKILL` (PPO, stopped at that skill: medium or expert); `sb3:FILE.zip`; the kitchen's scripted
+    """`random`; `train:SKILL` (Stable-Baselines3, stopped at that skill: medium, expert or return=NUMBER; also
+    `train:medium,steps=300000,algorithm=ppo`); `sb3:FILE.zip` (PPO, A2C, SAC, TD3, DDPG, DQN); the kitchen's scripted
     `operator`, or `operator:noise=0.1,aim=0.01,mistakes=0.2,slowest=0.8,plan=microwave+kettle`; or a run folder.
     """
+    target: float | None = None
+    """The return that the policy of a run is asked for; by default its own."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise on actions, where the range of each number counts as -1 to 1."""
+    epsilon: float = 0.0
+    """Probability with which a step's action is uniformly random instead."""
     seed: int = 0
     """Seed of behaviour and of the episodes' starts."""
     horizon: int | None = None
     """Steps after which an episode is cut; by default the environment's own limit."""
+    envs: int = 16
+    """Episodes stepped together in each process."""
+    workers: int | None = None
+    """Processes; by default as many as pay: one, or where much is left to record one for each core, at most 8. What is
+    recorded does not depend on it."""
     quiet: bool = False
     """No progress."""
     json: bool = False
@@ -95,20 +107,32 @@ def collect_verb(argv: list[str]) -> int:
             print(line, file=sys.stderr, flush=True)
 
     with stdout_kept_clean(options.json):
-        from lamo.data.collect import collect, destinations
+        from lamo.collecting.collect import collect_file, destinations, is_whole, writable
+        from lamo.collecting.request import Request
         from lamo.data.inspect import inspect, render
+        from lamo.data.sources import load_episodes
 
-        results = []
-        for task, out in destinations(options.task, options.out):
-            episodes = collect(
-                task,
-                options.episodes,
+        jobs = [
+            (
+                Request(
+                    task, options.episodes, options.policy, options.seed, options.horizon,
+                    options.target, options.noise, options.epsilon, options.envs,
+                ),
                 out,
-                policy=options.policy,
-                seed=options.seed,
-                horizon=options.horizon,
-                progress=say,
             )
-            results.append({"out": str(out), **inspect(episodes)})
+            for task, out in destinations(options.task, options.out)
+        ]  # fmt: skip
+        # Several tasks are gone on with after a stop: those that are whole by this very command are not begun again.
+        done = [len(jobs) > 1 and is_whole(request, out) for request, out in jobs]
+        left = [job for job, whole in zip(jobs, done, strict=True) if not whole] or jobs
+        for _, out in left:
+            writable(out)
+        results = []
+        for request, out in jobs:
+            if (request, out) in left:
+                collect_file(request, out, workers=options.workers, progress=None if options.quiet else say)
+            else:
+                say(f"{out} is whole already")
+            results.append({"out": str(out), **inspect(load_episodes(out))})
     whole = results[0] if len(results) == 1 else {"datasets": results}
     return answer(whole, options.json, lambda: "\n".join(f"{render(result)}\n{result['out']}" for result in results))

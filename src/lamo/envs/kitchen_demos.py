@@ -65,7 +65,7 @@ def read_manner(text: str) -> tuple[Style, tuple[str, ...] | None]:
 
 
 class OperatorBehaviour:
-    """The operator in every kitchen of `pool`, as `lamo.data.collect` records it.
+    """The operator in every kitchen of `pool`, as `lamo.collecting` records it.
 
     `kind` chooses the plans and `manner` is read by `read_manner`. Raises `LamoError` for an environment that is no
     kitchen.
@@ -104,10 +104,12 @@ class OperatorBehaviour:
         everything = len(self._kitchen(0).subtasks)
         return {"complete": total >= everything, "partial": True, "mixed": total < everything}[self.kind]
 
-    def notes(self) -> dict[str, Any]:
-        """What came of the plans so far, in all episodes, refused ones too."""
+    def notes(self) -> dict[str, int]:
+        """What came of the plans since it was last asked, in all episodes, refused ones too."""
         self._tally()
-        return {"subtasks_intended": self._intended, "subtasks_finished": self._finished}
+        told = {"subtasks_intended": self._intended, "subtasks_finished": self._finished}
+        self._intended = self._finished = 0
+        return told
 
     def _tally(self) -> None:
         self._intended += sum(len(operator.plan) for operator in self._operators)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -153,16 +153,50 @@ def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, An
     next; and the `history` of commands that made the data. Equal episodes, history and attributes give equal bytes.
     Raises `LamoError` where the file cannot be written.
     """
+    return write_d4rl_parts([episodes], len(episodes), episodes.steps, path, attributes)
+
+
+def write_d4rl_parts(
+    parts: Iterable[Episodes], count: int, steps: int, path: str | Path, attributes: Mapping[str, Any] | None = None
+) -> Path:
+    """`write_d4rl` of parts that follow one another, `count` episodes and `steps` steps in all; one part is in memory
+    at a time. All parts have the columns of the first, whose metadata are used.
+    """
     path = Path(path)
-    known = {"env_id": "env", "action_low": "action_low", "action_high": "action_high"}
-    carried = {key: episodes.metadata.get(name) for key, name in known.items()} | dict(attributes or {})
-    attributes = {key: value for key, value in carried.items() if value is not None}
-    last = episodes.offsets[1:] - 1
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(beside, "w") as file:
+            episode = step = 0
+            rooms: dict[str, h5py.Dataset] = {}
+            for part in parts:
+                columns = _columns(part, last=episode + len(part) == count)
+                if not rooms:
+                    rooms = _begin(file, part, columns, count, steps, attributes)
+                for key, value in columns.items():
+                    start = episode if key.startswith("metadata/") else step
+                    rooms[key][start : start + len(value)] = value
+                episode, step = episode + len(part), step + part.steps
+            if (episode, step) != (count, steps):
+                raise ValueError(f"{episode} episodes of {step} steps, where {count} of {steps} were announced")
+        os.replace(beside, path)
+    except OSError as error:
+        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # renamed by now, unless something failed
+            beside.unlink()
+    return path
+
+
+def _columns(episodes: Episodes, last: bool) -> dict[str, np.ndarray]:
+    """The arrays of the file; `last`: nothing follows these episodes."""
+    ends = episodes.offsets[1:] - 1
     terminals, timeouts = np.zeros(episodes.steps, bool), np.zeros(episodes.steps, bool)
-    terminals[last] = episodes.terminated
-    timeouts[last] = episodes.truncated
-    timeouts[last[:-1]] |= episodes.unfinished[:-1]
-    arrays = {
+    terminals[ends] = episodes.terminated
+    timeouts[ends] = episodes.truncated
+    closed = len(ends) - 1 if last else len(ends)
+    timeouts[ends[:closed]] |= episodes.unfinished[:closed]
+    columns = {
         "observations": episodes.observations,
         "actions": episodes.actions,
         "rewards": episodes.rewards,
@@ -172,28 +206,36 @@ def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, An
         "metadata/unfinished": episodes.unfinished,
     }
     if episodes.log_probs is not None:
-        arrays[LOG_PROBS[0]] = episodes.log_probs
+        columns[LOG_PROBS[0]] = episodes.log_probs
     if episodes.final_observations is not None:
-        arrays["metadata/final_observations"] = episodes.final_observations
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(beside, "w") as file:
-            for key, value in attributes.items():
-                file.attrs[key] = json.dumps(value) if isinstance(value, dict) else value
-            for key, value in arrays.items():
-                file.create_dataset(
-                    key, data=value, compression="gzip", compression_opts=9, shuffle=True, track_times=False
-                )
-            if history := episodes.metadata.get(HISTORY):
-                file.create_dataset(f"metadata/{HISTORY}", data=_as_text(history), track_times=False)
-        os.replace(beside, path)
-    except OSError as error:
-        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # renamed by now, unless something failed
-            beside.unlink()
-    return path
+        columns["metadata/final_observations"] = episodes.final_observations
+    return columns
+
+
+def _begin(
+    file: h5py.File,
+    first: Episodes,
+    columns: Mapping[str, np.ndarray],
+    count: int,
+    steps: int,
+    attributes: Mapping[str, Any] | None,
+) -> dict[str, h5py.Dataset]:
+    """Attributes, and room for all rows of every column."""
+    known = {"env_id": "env", "action_low": "action_low", "action_high": "action_high"}
+    carried = {key: first.metadata.get(name) for key, name in known.items()} | dict(attributes or {})
+    for key, value in carried.items():
+        if value is not None:
+            file.attrs[key] = json.dumps(value) if isinstance(value, dict) else value
+    rooms = {}
+    for key, value in columns.items():
+        rows = count if key.startswith("metadata/") else steps
+        rooms[key] = file.create_dataset(
+            key, (rows, *value.shape[1:]), value.dtype,
+            compression="gzip", compression_opts=9, shuffle=True, track_times=False,
+        )  # fmt: skip
+    if history := first.metadata.get(HISTORY):
+        file.create_dataset(f"metadata/{HISTORY}", data=_as_text(history), track_times=False)
+    return rooms
 
 
 def _bound(value: Any) -> list[float] | None:

@@ -154,23 +154,31 @@ _KEEP = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _RECALL = {"GET", "BINGET", "LONG_BINGET"}
 
 
-def read_pickle(file: BinaryIO, source: str) -> Any:
+class Inert:
+    """What a pickle wanted to be an object of a class: its name, and what it would have been given. It does nothing."""
+
+    def __init__(self, name: str, arguments: Any) -> None:
+        self.name, self.arguments, self.state = name, arguments, None
+
+
+def read_pickle(file: BinaryIO, source: str, *, inert: bool = False) -> Any:
     """The pickled object; its arrays are `PickledArray` and need `file` to stay open.
 
-    Raises `LamoError`, naming it, for anything but numbers, text, lists, tuples, dicts, sets and numpy arrays, and
-    for a pickle that is not whole.
+    With `inert` objects of other classes are read as well, as `Inert`: none of their code is run.
+    Raises `LamoError`, naming it, for anything but numbers, text, lists, tuples, dicts, sets and numpy arrays, and for
+    a pickle that is not whole.
     """
     try:
         with warnings.catch_warnings():  # pickletools decodes text as Python would, with its advice on escapes
             warnings.simplefilter("ignore", DeprecationWarning)
-            return _run(file, source)
+            return _run(file, source, inert)
     except LamoError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, EOFError) as error:
         raise LamoError(f"{source}: not a whole pickle ({error}); copy or download it again") from error
 
 
-def _run(file: BinaryIO, source: str) -> Any:
+def _run(file: BinaryIO, source: str, inert: bool) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
 
@@ -183,7 +191,7 @@ def _run(file: BinaryIO, source: str) -> Any:
         return items
 
     def admit(name: str) -> _Name:
-        if name not in _ADMITTED:
+        if name not in _ADMITTED and not inert:
             raise LamoError(f"{source}: the pickle asks for {name}, which is code and is not run; {_ADVICE}")
         return _Name(name)
 
@@ -243,10 +251,16 @@ def _run(file: BinaryIO, source: str) -> Any:
             raise ValueError("an object without class")
         elif name == "REDUCE":
             arguments, function = stack.pop(), _is(stack.pop(), _Name)
+            if inert and function.name not in _ADMITTED:
+                stack.append(Inert(function.name, arguments))
+                continue
             call = _ADMITTED[function.name]
             if call is None:
                 raise LamoError(f"{source}: the pickle calls {function.name}; {_ADVICE}")
             stack.append(call(*_is(arguments, tuple)))
+        elif name == "NEWOBJ" and inert:
+            arguments = stack.pop()
+            stack.append(Inert(_is(stack.pop(), _Name).name, arguments))
         elif name == "BUILD":
             state, target = stack.pop(), stack[-1]
             _build(target, state)
@@ -274,5 +288,7 @@ def _build(target: Any, state: Any) -> None:
         if names is not None:
             raise ValueError("an array of records")
         target.order = order
+    elif isinstance(target, Inert):
+        target.state = state
     else:
         raise ValueError(f"a state for a {type(target).__name__}")

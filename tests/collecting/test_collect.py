@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from lamo.cli import main
-from lamo.data import behaviour as behaviours
-from lamo.data.collect import collect, record
+from lamo.collecting.behaviours import RandomBehaviour
+from lamo.collecting.collect import collect
+from lamo.collecting.record import record_block
 from lamo.data.sources import load_episodes
 from lamo.envs.pool import EVALUATION_SEED_BASE, EnvPool
 from lamo.errors import LamoError
-from lamo.tasks import FAMILIES, Family, get_task
+from lamo.tasks import get_task
 
 MIB = 1 << 20
 
@@ -54,12 +55,11 @@ def test_recording_is_what_happened(tmp_path: Path) -> None:
             np.testing.assert_array_equal(observation[0], episodes.final_observations[e])
 
 
-def test_same_seed_same_bytes_and_any_number_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_seed_same_bytes_and_any_number_at_once(tmp_path: Path) -> None:
     a = collect("Hopper-v5", 5, tmp_path / "a.hdf5", policy="random", seed=0)
     collect("Hopper-v5", 5, tmp_path / "b" / "a.hdf5", policy="random", seed=0)
     assert (tmp_path / "a.hdf5").read_bytes() == (tmp_path / "b" / "a.hdf5").read_bytes()
-    monkeypatch.setattr("lamo.data.collect.PARALLEL", 2)
-    assert collect("Hopper-v5", 5, policy="random", seed=0).digest() == a.digest()
+    assert collect("Hopper-v5", 5, policy="random", seed=0, envs=2).digest() == a.digest()
     assert collect("Hopper-v5", 5, policy="random", seed=1).digest() != a.digest()
 
 
@@ -83,13 +83,26 @@ def test_discrete_actions() -> None:
         ({"task_or_env": "reacher2d", "episodes": 1, "seed": 1000}, "seeds 0 to 999"),
         ({"task_or_env": "reacher2d", "episodes": 1, "policy": "rnadom"}, "give random, train"),
         ({"task_or_env": "reacher2d", "episodes": 1, "policy": "train:mediun"}, "did you mean medium"),
-        ({"task_or_env": "Hopper-v5", "episodes": 1}, "no skill 'medium'"),
+        ({"task_or_env": "Pendulum-v1", "episodes": 1}, "no skill 'medium'; it has no score references: give train:re"),
+        ({"task_or_env": "Hopper-v5", "episodes": 1, "policy": "train:good"}, "no skill 'good'; known: medium, expert"),
+        ({"task_or_env": "CartPole-v1", "episodes": 1, "policy": "train:return=9,algorithm=sac"}, "SAC cannot choose"),
+        ({"task_or_env": "CartPole-v1", "episodes": 1, "policy": "train:return=9,return=8"}, "is not one skill"),
+        ({"task_or_env": "CartPole-v1", "episodes": 1, "policy": "train:return=9,steps=0"}, "is not one skill"),
+        ({"task_or_env": "CartPole-v1", "episodes": 1, "policy": "random", "noise": 0.1}, "give --epsilon instead"),
+        ({"task_or_env": "Pendulum-v1", "episodes": 1, "policy": "random", "noise": -1.0}, "must be at least 0"),
+        ({"task_or_env": "Pendulum-v1", "episodes": 1, "policy": "random", "epsilon": 1.1}, "in \\[0, 1\\]"),
+        (
+            {"task_or_env": "Pendulum-v1", "episodes": 1, "policy": "random", "target": 1.0},
+            "--target is for the policy",
+        ),
+        ({"task_or_env": "Pendulum-v1", "episodes": 1, "policy": "random", "envs": 0}, "--envs 0 must be at least 1"),
+        ({"task_or_env": "Pendulum-v1", "episodes": 1, "policy": "random", "workers": 0}, "--workers 0 must be at"),
         ({"task_or_env": "reacher2d", "episodes": 1, "policy": "sb3:no.zip"}, "no.zip: no such file"),
     ],
 )
 def test_bad_requests(arguments: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(LamoError, match=message):
-        collect(out=tmp_path / "out.hdf5", **arguments)
+        collect(out=tmp_path / "deep" / "out.hdf5", **arguments)
     assert not list(tmp_path.iterdir())
 
 
@@ -131,14 +144,13 @@ def test_the_kitchen_operator_is_recorded(tmp_path: Path) -> None:
     assert (notes["subtasks_intended"], notes["subtasks_finished"]) == (2, 2)
 
 
-def test_kitchen_demonstrations_are_the_same_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kitchen_demonstrations_are_the_same_twice() -> None:
     first = collect("kitchen-mixed", 2, horizon=12, policy="operator", seed=1)
-    monkeypatch.setattr("lamo.data.collect.PARALLEL", 1)
-    assert collect("kitchen-mixed", 2, horizon=12, policy="operator", seed=1).digest() == first.digest()
+    assert collect("kitchen-mixed", 2, horizon=12, policy="operator", seed=1, envs=1).digest() == first.digest()
     assert collect("kitchen-mixed", 2, horizon=12, policy="operator", seed=2).digest() != first.digest()
 
 
-class Picky(behaviours.RandomBehaviour):
+class Picky(RandomBehaviour):
     """Keeps every second episode it is asked about, and ends each after `patience` steps."""
 
     asked, patience = 0, 3
@@ -161,20 +173,32 @@ class Picky(behaviours.RandomBehaviour):
 
 def test_a_behaviour_may_refuse_episodes_and_end_them() -> None:
     with EnvPool("Pendulum-v1") as pool:
-        episodes = record(pool, Picky(pool), 3, seed=0, horizon=9)
+        block = record_block(pool, Picky(pool), range(6), seed=0, horizon=9)
+        assert (block.first, block.count, block.kept) == (0, 6, 3) and block.episodes is not None
+        episodes = block.episodes
         assert episodes.ids.tolist() == [1, 3, 5] and episodes.lengths.tolist() == [3, 3, 3]
         assert episodes.truncated.all()
         for number, start in zip(episodes.ids, episodes.offsets, strict=False):
             np.testing.assert_array_equal(episodes.observations[start], pool.reset([number])[0])
 
 
-def test_a_behaviour_that_refuses_everything_is_an_error() -> None:
+def test_refused_episodes_are_recorded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamo.collecting.request.RandomBehaviour", Picky)
+    episodes = collect("Pendulum-v1", 5, policy="random", horizon=4, envs=2)
+    # rounds: 0-4 in blocks 01 23 4, of which 1 and 3 stay; 5-7, of which 6 (the second asked of the third …)
+    notes = episodes.metadata["attributes"]
+    assert len(episodes) == 5 and notes["refused_episodes"] == episodes.ids[-1] + 1 - 5 >= 4
+    assert notes["reset_seeds"] == f"0 to {episodes.ids[-1]}"
+
+
+def test_a_behaviour_that_refuses_everything_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Never(Picky):
         def keeps(self, total: float) -> bool:
             return False
 
-    with EnvPool("Pendulum-v1") as pool, pytest.raises(LamoError, match="0 of 200 episodes were what was asked for"):
-        record(pool, Never(pool), 1, seed=0, horizon=1)
+    monkeypatch.setattr("lamo.collecting.request.RandomBehaviour", Never)
+    with pytest.raises(LamoError, match="0 of 200 episodes were what was asked for"):
+        collect("Pendulum-v1", 10, policy="random", horizon=1)
 
 
 def test_several_tasks_are_a_folder_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,6 +207,11 @@ def test_several_tasks_are_a_folder_of_files(tmp_path: Path, capsys: pytest.Capt
     report = json.loads(capsys.readouterr().out)
     assert [Path(each["out"]).name for each in report["datasets"]] == ["reacher2d.hdf5", "Pendulum-v1.hdf5"]
     assert load_episodes(tmp_path / "sets" / "Pendulum-v1.hdf5").metadata["env"] == "Pendulum-v1"
+    (tmp_path / "sets" / "reacher2d.hdf5").unlink()
+    before = (tmp_path / "sets" / "Pendulum-v1.hdf5").stat().st_mtime_ns
+    assert main([*command, "--task", "reacher2d,Pendulum-v1", "--out", str(tmp_path / "sets")]) == 0
+    assert before == (tmp_path / "sets" / "Pendulum-v1.hdf5").stat().st_mtime_ns, "it was whole already"
+    capsys.readouterr()
     for tasks, message in (
         ("reacher2d,Pendulum-v1", "exists"),
         ("hopper,hopper", "twice"),
@@ -210,32 +239,6 @@ def test_the_three_kitchen_sets_come_out_of_one_command_and_train(tmp_path: Path
         assert len(rows) == 1 and rows[0]["score"] == 25 * rows[0]["return"] and rows[0]["length"] <= 280
 
 
-@pytest.fixture
-def quick_ppo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A skill that a few updates reach, on four environments."""
-    pytest.importorskip("stable_baselines3")
-    monkeypatch.setitem(FAMILIES, "reacher2d", Family("Reacher2d-v0", {"awake": (-5.0, 5.0), "medium": (30.0, 50.0)}))
-    monkeypatch.setattr(behaviours, "PPO_ENVIRONMENTS", 4)
-    monkeypatch.setattr(behaviours, "PPO_WINDOW", 8)
-    monkeypatch.setattr(behaviours, "PPO_STEP_LIMIT", 1_200)
-    monkeypatch.setitem(behaviours.PPO_SETTINGS, "batch_size", 100)
-
-
-def test_trained_behaviour_is_the_same_twice(quick_ppo: None) -> None:
-    first = collect("reacher2d", 2, policy="train:awake", seed=3)
-    assert first.digest() == collect("reacher2d", 2, policy="train:awake", seed=3).digest()
-    notes = first.metadata["attributes"]
-    assert notes["training_steps"] > 800 and json.loads(notes["training_settings"])["gamma"] == 0.98
-    assert "stochastically" in notes["policy_description"]
-    assert len(np.unique(first.actions)) > 50  # it acts with noise
-
-
-def test_a_skill_not_reached_is_an_error(quick_ppo: None, tmp_path: Path) -> None:
-    with pytest.raises(LamoError, match=r"not the 40 of 'medium'; try another --seed"):
-        collect("reacher2d", 2, tmp_path / "out.hdf5")
-    assert not list(tmp_path.iterdir())
-
-
 def test_missing_stable_baselines3_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "stable_baselines3", None)
     with pytest.raises(LamoError, match="pip install stable-baselines3"):
@@ -243,9 +246,9 @@ def test_missing_stable_baselines3_names_the_command(monkeypatch: pytest.MonkeyP
 
 
 def test_embedded_dataset() -> None:
-    import lamo.data.collect
+    import lamo.collecting.collect
 
-    path = Path(lamo.data.collect.__file__).parents[1] / "assets" / "reacher2d-medium.hdf5"
+    path = Path(lamo.collecting.collect.__file__).parents[1] / "assets" / "reacher2d-medium.hdf5"
     assert path.stat().st_size <= 6 * MIB
     episodes = load_episodes("reacher2d-medium")
     assert len(episodes) >= 1000 and (episodes.lengths == 100).all() and episodes.truncated.all()
