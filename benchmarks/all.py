@@ -20,6 +20,7 @@ PARTS = (
     ("actions.py",),
     ("actions.py", "--size", "gpt2"),
     ("evaluation.py",),
+    ("collection.py",),
     ("packed.py",),
     ("baselines.py",),
     ("memory.py",),

@@ -5,7 +5,7 @@
       behaviour.safetensors     the behaviour, where it had to be trained
       block-0000000.npz         a block of episodes, named by its first one
 
-Every file is written beside its place, synced and renamed into it, so each is there whole or not at all.
+Every file is written beside its place and renamed into it. A block that is damaged all the same is recorded again.
 """
 
 from __future__ import annotations
@@ -114,7 +114,13 @@ class Partial:
         about = {"first": block.first, "count": block.count, "notes": block.notes}
         data = io.BytesIO()
         np.savez(data, about=np.array(json.dumps(about)), **arrays)
-        self._write(self._file(block.first), data.getvalue())
+        file = self._file(block.first)
+        beside = file.with_name(f".{file.name}.part")
+        try:  # unsynced: what a power cut tears is seen by its checksums, and recorded again
+            beside.write_bytes(data.getvalue())
+            os.replace(beside, file)
+        except OSError as error:
+            raise LamoError(f"cannot write {file}: {error.strerror or error}") from error
         self._summaries[block.first] = _summary(block)
 
     def episodes(self, numbers: range) -> Episodes | None:
@@ -129,7 +135,11 @@ class Partial:
         return file.read_bytes() if file.exists() else None
 
     def put_trained(self, weights: bytes) -> None:
-        self._write(self.path / "behaviour.safetensors", weights)
+        file = self.path / "behaviour.safetensors"
+        try:
+            write_whole(file, weights)
+        except OSError as error:
+            raise LamoError(f"cannot write {file}: {error.strerror or error}") from error
 
     @property
     def empty(self) -> bool:
@@ -143,17 +153,11 @@ class Partial:
     def _file(self, first: int) -> Path:
         return self.path / f"block-{first:07d}.npz"
 
-    def _write(self, file: Path, data: bytes) -> None:
-        try:
-            write_whole(file, data)
-        except OSError as error:
-            raise LamoError(f"cannot write {file}: {error.strerror or error}") from error
-
     def _read(self, numbers: range) -> Block | None:
         """The block; None, with a warning, where its file is damaged: then it is recorded again."""
         file = self._file(numbers.start)
         try:
-            with np.load(file, allow_pickle=False) as archive:
+            with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
                 about = json.loads(str(archive["about"][()]))
                 if (about["first"], about["count"]) != (numbers.start, len(numbers)):
                     raise ValueError("other episodes")
