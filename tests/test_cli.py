@@ -96,7 +96,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("line", "message"),
     [
         ("trian", "did you mean `lamo train`"),
-        ("data", "lamo data inspect, lamo data collect"),
+        ("data", "lamo data inspect, lamo data convert"),
         ("lm evalute tiny", "lamo lm pretrain, lamo lm evaluate"),
         ("train --preset toy --dataset DATA", "give --out DIR"),
         ("train --preset toy --out OUT", "give --task NAME"),
