@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamo.data.hindsight import Counts, GoalColumns, Hindsight, goal_columns, within
+from lamo.data.relabel import warning
 from lamo.errors import LamoError
 
 GOALS = GoalColumns(slice(1, 3), slice(3, 5))  # of observations x | achieved | desired | y
@@ -148,6 +149,7 @@ def test_copies_that_begin_at_their_goal_are_counted(make_episodes):
     assert episodes.final_observations is not None
     episodes.final_observations[0, 1:3] = 7
     found, counts = made(episodes, strategy="final", copies=1)
+    assert "1 begin at their goal" in str(warning(found.metadata)) and warning(episodes.metadata) is None
     assert counts.at_goal == 1 and found.returns.tolist() == [0, 3, 0, 1]
 
 

@@ -114,6 +114,13 @@ def test_metadata_stay_true():
     assert true_of({})["attributes"] == {} and "return_mean" in told["attributes"]
 
 
+def test_python_says_so_too(make_episodes):
+    episodes = make_episodes([4, 5], metadata={"attributes": {"return_mean": 1.0}})
+    twice = scaled(2)(delayed()(episodes))
+    assert [each.split(":")[0] for each in relabellings(twice.metadata)] == ["delayed", "scaled"]
+    assert twice.metadata["attributes"] == {} and warning(episodes.metadata) is None
+
+
 def test_what_was_done_is_found_in_the_history():
     one = {"history": [{"command": "x"}, {"command": "y", KEY: "scaled: …"}]}
     assert warning({}) is None and warning({"history": [{"command": "x"}]}) is None

@@ -239,7 +239,8 @@ def test_what_is_made_of_relabelled_data_says_so_too(log, tmp_path, capsys):
     for each in (merged, tmp_path / "half.parquet"):
         assert relabellings(load_episodes(each).metadata)[0].startswith("delayed:")
     assert warning(load_episodes(plain).metadata) is None
-    capsys.readouterr()
+    assert run("data", "convert", merged, tmp_path / "late.csv") == 0
+    assert ".csv has no place to say it: rewards are relabelled" in capsys.readouterr().err
     assert run("data", "score", merged) == 0
     assert "not comparable" in capsys.readouterr().out
 

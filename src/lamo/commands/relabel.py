@@ -131,7 +131,7 @@ def _relabelling(options: Relabel) -> Any:
     return sparse(options.threshold)
 
 
-def _hindsight(options: Relabel, held: ExitStack) -> Callable[[Episodes], tuple[Hindsight, str]]:
+def _hindsight(options: Relabel, held: ExitStack) -> Callable[[Episodes], Hindsight]:
     """What `relabel_goals` calls with the episodes; what can be wrong without them is found out here."""
     from lamo.data.hindsight import GoalColumns, Hindsight, distance, goal_columns, within
 
@@ -163,14 +163,14 @@ def _hindsight(options: Relabel, held: ExitStack) -> Callable[[Episodes], tuple[
     seed = 0 if options.seed is None else options.seed
 
     def make(columns: GoalColumns) -> Hindsight:
-        return Hindsight(columns, reward, strategy, copies, seed, not options.copies_only, reached)
+        return Hindsight(columns, reward, strategy, copies, seed, not options.copies_only, reached, words)
 
     make(GoalColumns(slice(0), slice(0)))  # raises for options that make no sense, before anything is read
 
-    def of(episodes: Episodes) -> tuple[Hindsight, str]:
+    def of(episodes: Episodes) -> Hindsight:
         width = episodes.observations.shape[1]
         where = {"achieved": options.achieved, "desired": options.desired, "sizes": sizes}
-        return make(goal_columns(episodes.metadata, width, **where)), words
+        return make(goal_columns(episodes.metadata, width, **where))
 
     return of
 

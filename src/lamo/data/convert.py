@@ -12,6 +12,7 @@ from typing import Any
 
 from lamo import __version__
 from lamo.data.episodes import Episodes
+from lamo.data.relabel import warning
 from lamo.data.sources.arrays import write_npz
 from lamo.data.sources.d4rl import write_d4rl
 from lamo.data.sources.options import ReadOptions
@@ -20,7 +21,7 @@ from lamo.data.sources.tables import write_table
 from lamo.data.store import SUFFIX
 from lamo.data.store_writer import StoreWriter
 from lamo.data.stream import Stream, stream
-from lamo.errors import LamoError
+from lamo.errors import LamoError, warn
 
 Progress = Callable[[int, int | None], None]
 """Hears how many steps are written, and how many there are, where that is known."""
@@ -31,6 +32,8 @@ _WRITERS: dict[str, Callable[[Episodes, Path], object]] = {
     **dict.fromkeys(TABLES, write_table),
 }
 FORMATS = (SUFFIX, *_WRITERS)
+SILENT = (".csv", ".tsv", ".npz")
+"""Formats without a place for the history."""
 
 
 def check_target(path: str | Path) -> Path:
@@ -81,6 +84,8 @@ def write(
         if final:
             return stored
         named = replace(stored, metadata={**stored.metadata, "source": path.name})
+        if path.suffix.lower() in SILENT and (said := warning(named.metadata)):
+            warn(f"{path.name}: {path.suffix} has no place to say it: {said}")
         _WRITERS[path.suffix.lower()](named, path)
     return named
 

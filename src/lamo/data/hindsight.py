@@ -17,13 +17,14 @@ environments. numpy only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lamo.data.episodes import Episodes
+from lamo.data.relabel import noted, true_of
 from lamo.errors import LamoError
 
 Strategy = Literal["final", "future"]
@@ -67,6 +68,8 @@ class Hindsight:
     """Whether recorded episodes stay, with their own goals and the same reward function."""
     reached: Reached | None = None
     """Where given a copy ends, terminated, at the first step after which its goal is reached so."""
+    words: str = "by a reward of your own"
+    """What the reward is, for the history: `1 within 0.05 of the goal, else 0`."""
 
     def __post_init__(self) -> None:
         if self.copies < 1:
@@ -81,8 +84,8 @@ class Hindsight:
         """How many times as large the result may be."""
         return self.copies + self.originals
 
-    def describe(self, reward: str, counts: Counts) -> str:
-        """A sentence for the history, with words for the reward."""
+    def describe(self, counts: Counts) -> str:
+        """A sentence for the history."""
         goals = "after their last step" if self.strategy == "final" else "at later steps of theirs"
         what = f"hindsight: {counts.copies} copies of episodes with goals achieved {goals}"
         told = [] if self.originals else ["without the recorded ones"]
@@ -90,15 +93,17 @@ class Hindsight:
             told.append(f"{counts.at_goal} begin at their goal")
         if counts.cut + counts.without:
             told.append(f"{counts.cut + counts.without} last steps left out, after which nothing is recorded")
-        return f"{', '.join([what, *told])}; {reward}"
+        return f"{', '.join([what, *told])}; {self.words}"
 
-    def __call__(self, block: Episodes, first: int, counts: Counts) -> Episodes | None:
-        """The episodes and their copies, in that order each, numbered anew; None where no step is left.
+    def __call__(self, block: Episodes, first: int = 0, counts: Counts | None = None) -> Episodes | None:
+        """The episodes and their copies, in that order each, numbered anew, and a history that says so; None where no
+        step is left.
 
         `first` is the position of the block's first episode in the whole: with one seed the goals are the same, however
         the whole is divided. `counts` is added to. `log_probs` are left out: how likely an action was given another
         goal is not known.
         """
+        counts = Counts() if counts is None else counts
         made: list[_Copy] = []
         for index in range(len(block)):
             steps = _Steps(block, index, self.goals)
@@ -117,7 +122,8 @@ class Hindsight:
             return None
         rewards = self._rewards(block, np.concatenate([copy.achieved for copy in made]), made)
         counts.at_goal += self._at_goal([copy for copy in made if copy.again])
-        return _episodes(block, made, rewards, self.goals)
+        metadata = noted(true_of(block.metadata, episodes_stay=False), self.describe(counts))
+        return replace(_episodes(block, made, rewards, self.goals), metadata=metadata)
 
     def _at_goal(self, copies: Sequence[_Copy]) -> int:
         """How many begin where the goal pays what it pays at the goal itself."""
@@ -290,5 +296,4 @@ def _episodes(block: Episodes, made: Sequence[_Copy], rewards: NDArray[np.float3
         truncated=np.array([copy.truncated for copy in made]),
         ids=np.array([copy.number for copy in made], np.int64),
         final_observations=final,
-        metadata=dict(block.metadata),
     )

@@ -40,12 +40,14 @@ class Relabelling:
     """`delayed: every 20 steps' sum …`, for metadata, notes and warnings."""
 
     def __call__(self, block: Episodes) -> Episodes:
-        """The same episodes with other rewards. Raises `LamoError` for rewards that float32 cannot hold."""
+        """The same episodes with other rewards, and a history that says so. Raises `LamoError` for rewards that float32
+        cannot hold.
+        """
         with np.errstate(over="ignore"):
             rewards = np.asarray(self.rewards(block), np.float32)
         if not np.isfinite(rewards).all():
             raise LamoError(f"{block.source}: rewards {self.description} are too large for float32; scale them down")
-        return replace(block, rewards=rewards)
+        return replace(block, rewards=rewards, metadata=noted(true_of(block.metadata), self.description))
 
 
 def delayed(every: int | None = None) -> Relabelling:
@@ -111,6 +113,12 @@ def true_of(metadata: Mapping[str, Any], *, episodes_stay: bool = True) -> dict[
     stale = _OF_RETURNS if episodes_stay else (*_OF_RETURNS, *_OF_EPISODES)
     attributes = {key: value for key, value in (metadata.get("attributes") or {}).items() if key not in stale}
     return {**metadata, "attributes": attributes}
+
+
+def noted(metadata: Mapping[str, Any], description: str) -> dict[str, Any]:
+    """Metadata whose history says what was done to the rewards."""
+    history = metadata.get("history")
+    return {**metadata, "history": [*(history if isinstance(history, list) else []), {KEY: description}]}
 
 
 def relabellings(metadata: Mapping[str, Any], depth: int = 0) -> list[str]:

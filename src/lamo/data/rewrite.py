@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lamo.data.convert import Progress, check_target, opened, write
+from lamo.data.convert import SILENT, Progress, check_target, opened, write
 from lamo.data.episodes import Episodes
 from lamo.data.hindsight import Counts, Hindsight
 from lamo.data.recut import described, quiet
@@ -17,15 +17,13 @@ from lamo.data.sources.options import ReadOptions
 from lamo.data.stream import BLOCK_BYTES
 from lamo.errors import LamoError
 
-_SILENT = (".csv", ".tsv", ".npz")  # formats without a place for the history
-
 
 def check_result(path: str | Path) -> Path:
     """The path of relabelled data. Raises `LamoError` as `check_target` does, and for a format that cannot say that
     rewards are not those that were recorded.
     """
     path = check_target(path)
-    if path.suffix.lower() in _SILENT:
+    if path.suffix.lower() in SILENT:
         raise LamoError(
             f"{path}: {path.suffix} has no place to say what was done to its rewards; give .lamo, .hdf5 or .parquet"
         )
@@ -65,7 +63,7 @@ def relabel(
 def relabel_goals(
     source: str | Path,
     out: str | Path,
-    make: Callable[[Episodes], tuple[Hindsight, str]],
+    make: Callable[[Episodes], Hindsight],
     options: ReadOptions | None = None,
     *,
     command: str | None = None,
@@ -74,13 +72,12 @@ def relabel_goals(
     """Write `source` into `out` with copies of its episodes whose goals are those that they reached; return the result,
     opened, and what came of it.
 
-    `make`, from the episodes: the change, and words for its reward (`1 within 0.05 of the goal, else 0`). Raises
-    `LamoError` as `relabel` does, and where no episode is left.
+    `make` gives the change for the episodes. Raises `LamoError` as `relabel` does, and where no episode is left.
     """
     path = check_result(out)
     counts = Counts()
     with opened(source, options or ReadOptions(), path, progress) as episodes:
-        change, reward = make(episodes)
+        change = make(episodes)
 
         def blocks() -> Iterator[Episodes]:
             first = 0
@@ -95,7 +92,7 @@ def relabel_goals(
             path,
             command=command,
             sources=[described(episodes)],
-            entry=lambda: {KEY: change.describe(reward, counts), "hindsight": vars(counts)},
+            entry=lambda: {KEY: change.describe(counts), "hindsight": vars(counts)},
             progress=progress,
         )
     return result, counts
