@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lamo.data import load_episodes
 from lamo.errors import LamoError
@@ -114,6 +117,53 @@ def test_observations_are_flattened_as_gymnasium_does(store, storage, space):
     assert episodes.metadata["source"] == "room/world/medium-v0"
     assert (episodes.metadata["action_low"], episodes.metadata["action_high"]) == ([-1, -2], [1, 2])
     assert json.loads(json.dumps(episodes.metadata, allow_nan=False)) == episodes.metadata
+
+
+@given(
+    kinds=st.lists(
+        st.tuples(st.integers(1, 4), st.sampled_from(["terminated", "truncated", "unfinished"])),
+        min_size=1,
+        max_size=12,
+    ),
+    storage=st.sampled_from(STORAGES),
+    discrete=st.booleans(),
+    split=st.booleans(),
+)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_round_trip(make_episodes, assert_same, tmp_path_factory, monkeypatch, kinds, storage, discrete, split):
+    """Episodes of any number, lengths and ends, their observations in one array or as a dict of two."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("store")))
+    lengths, ends = zip(*kinds, strict=True)
+    episodes = make_episodes(lengths, ends=ends, actions=0 if discrete else 2, final=True)
+    box = partial(spaces.Box, -np.inf, np.inf, dtype=np.float32)
+    buffers = []
+    for e in range(len(episodes)):
+        span = slice(*map(int, episodes.offsets[e : e + 2]))
+        seen = [*episodes.observations[span], episodes.final_observations[e]]
+        last = np.arange(lengths[e]) == lengths[e] - 1
+        buffers.append(
+            EpisodeBuffer(
+                id=e,
+                observations={"a": [o[:1] for o in seen], "b": [o[1:] for o in seen]} if split else seen,
+                actions=list(episodes.actions[span]),
+                rewards=episodes.rewards[span].tolist(),
+                terminations=(last & episodes.terminated[e]).tolist(),
+                truncations=(last & episodes.truncated[e]).tolist(),
+                infos={},
+            )
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers(
+            "any-v0",
+            buffers,
+            observation_space=spaces.Dict(a=box(shape=(1,)), b=box(shape=(2,))) if split else box(shape=(3,)),
+            action_space=spaces.Discrete(4) if discrete else box(shape=(2,)),
+            data_format=storage,
+        )
+    back = load_episodes("any-v0")
+    assert_same(back, episodes)
+    assert back.ids.tolist() == episodes.ids.tolist()
 
 
 def test_keys_of_a_dict_are_in_order(store):

@@ -188,6 +188,93 @@ def test_types_and_layouts_of_other_peoples_files(make_episodes, flat_arrays, as
     assert_same(load_episodes(tmp_path / "a.npz"), episodes)
 
 
+def test_adroit_as_d4rl_keeps_it(make_episodes, flat_arrays, assert_same, tmp_path):
+    """Demonstrations and the policy that made them; float32 and float64 mixed, notes as text, weights in groups."""
+    episodes = make_episodes([20, 30, 25], width=45, actions=24, ends=["truncated"] * 3)
+    path = write_hdf5(tmp_path / "pen-cloned-v1.hdf5", flat_arrays(episodes), compression="gzip")
+    with h5py.File(path, "a") as file:
+        for name, width in {
+            "qpos": 30,
+            "qvel": 30,
+            "desired_orien": 4,
+            "action_mean": 24,
+            "action_log_std": 24,
+        }.items():
+            file[f"infos/{name}"] = np.zeros((75, width))
+        file["infos/action_log_probs"] = np.full(75, -3.0)
+        file["metadata/algorithm"] = np.bytes_("BC")
+        file["metadata/iteration"] = 0
+        file["metadata/policy/fc0/weight"] = np.zeros((256, 45))
+        file["metadata/policy/nonlinearity"] = np.bytes_("tanh")
+    back = load_episodes(path)
+    assert_same(back, episodes)
+    assert back.metadata["attributes"] == {"algorithm": "BC", "iteration": 0}
+    assert "action_mean" in back.metadata["infos"]
+    np.testing.assert_array_equal(back.log_probs, np.full(75, -3.0, np.float32))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "lzf", "shuffle": True},
+        {"compression": "gzip", "fletcher32": True},
+        {"shuffle": True},
+        {"chunks": (1, 1)},
+        {"compression": "lzf", "chunks": (7, 2)},
+        {"maxshape": (None, None), "fletcher32": True},
+    ],
+)
+@pytest.mark.parametrize("libver", ["earliest", "v110", "latest"])
+@pytest.mark.parametrize("kind", ["f2", ">f4", "f8", "i2"])
+def test_whatever_layout_h5py_writes(make_episodes, flat_arrays, tmp_path, options, libver, kind):
+    arrays = flat_arrays(make_episodes([13, 17]))
+    with h5py.File(tmp_path / "a.hdf5", "w", libver=libver) as file:
+        for key, value in arrays.items():
+            own = {name: size[: value.ndim] if isinstance(size, tuple) else size for name, size in options.items()}
+            file.create_dataset(key, data=value.astype(kind) if key == "observations" else value, **own)
+    back = load_episodes(tmp_path / "a.hdf5")
+    np.testing.assert_array_equal(back.observations, arrays["observations"].astype(kind).astype(np.float32))
+    np.testing.assert_array_equal(back.rewards, arrays["rewards"])
+
+
+def test_arrays_that_were_not_written_whole(make_episodes, flat_arrays, tmp_path):
+    """What was never written is the fill value; what was cut off is gone; PyTables keeps booleans as bits."""
+    arrays = flat_arrays(make_episodes([13, 17], ends=["terminated", "unfinished"]))
+    bits = arrays.pop("terminals")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file.create_dataset("timeouts", (30,), bool, chunks=(8,), compression="gzip")
+        for key in ("observations", "actions", "rewards"):
+            shape = arrays[key].shape[1:]
+            data = file.create_dataset(key, (99, *shape), "f4", maxshape=(None, *shape), chunks=(4, *shape))
+            data[:] = 9
+            data.resize(30, axis=0)
+            data[:] = arrays[key]
+        file.create_dataset("terminals", data=bits.astype(np.uint8), dtype=h5py.Datatype(h5py.h5t.STD_B8LE))
+    back = load_episodes(tmp_path / "a.hdf5")
+    assert back.lengths.tolist() == [13, 17] and back.terminated.tolist() == [True, False]
+    np.testing.assert_array_equal(back.observations, arrays["observations"])
+
+
+def test_filters_that_are_not_read(make_episodes, flat_arrays, tmp_path):
+    arrays = flat_arrays(make_episodes([30]))
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for key, value in arrays.items():
+            file.create_dataset(key, data=value, scaleoffset=4 if key == "rewards" else None)
+    with pytest.raises(LamoError, match=r"rewards is packed by 'scaleoffset', which is not read; `h5repack -f GZIP=4"):
+        load_episodes(tmp_path / "a.hdf5")
+
+
+def test_a_chunk_that_is_shorter_than_it_says(make_episodes, flat_arrays, tmp_path):
+    """HDF5 would read on beyond it, in memory."""
+    path = write_hdf5(tmp_path / "a.hdf5", flat_arrays(make_episodes([300])))
+    with h5py.File(path, "a") as file:
+        del file["rewards"]
+        data = file.create_dataset("rewards", (300,), "f4", chunks=(300,), compression="gzip")
+        data.id.write_direct_chunk((0,), np.zeros(30, np.float32).tobytes(), filter_mask=1)
+    with pytest.raises(LamoError, match=r"a\.hdf5: rewards is damaged \(its chunks\); copy or download the file again"):
+        load_episodes(path)
+
+
 def test_only_timeouts_is_enough_and_only_terminals_is_said(make_episodes, flat_arrays, assert_same, tmp_path, capsys):
     episodes = make_episodes([3, 4], ends=["truncated", "truncated"])
     arrays = flat_arrays(episodes)

@@ -226,6 +226,42 @@ def test_columns_of_lists(tmp_path):
     refused(tmp_path / "empty.parquet", "no numbers in a step")
 
 
+@pytest.mark.parametrize(
+    ("column", "early", "late"),
+    [
+        ("x", "1", "0.5"),
+        ("run", "7", "seven"),
+        ("t", "2026-03-01 12:00:00", "2026-03-01 12:00:00.5"),
+        ("done", "0", "true"),
+    ],
+)
+def test_a_late_row_that_shows_the_type(tmp_path, column, early, late):
+    """CSV has no types; those of its first MiB need not hold for the rest."""
+    rows = 60_000
+    frame = pd.DataFrame({name: np.arange(rows) % 7 * 0.5 for name in ("x", "y", "vx", "ux", "r")})
+    frame["run"], frame["t"], frame["done"] = [0] * (rows - 1) + [1], range(rows), 0
+    frame[column] = frame[column].astype(object)
+    frame.loc[: rows - 2, column] = early
+    frame.loc[rows - 1, column] = late
+    path = save(frame, tmp_path / "log.csv")
+    assert path.stat().st_size > 1 << 20
+    time = [] if column in ("t", "run") else ["time=t"]  # as text, and where names make two episodes, time has no say
+    episodes = load_episodes(path, columns=[*MAPPED[:4], "terminated=done", *time])
+    assert episodes.steps == rows and len(episodes) == 2
+    if column == "x":
+        assert episodes.observations[-1, 0] == 0.5
+    if column == "done":
+        assert episodes.terminated.tolist() == [False, True]
+
+
+def test_a_log_is_converted_block_by_block(tmp_path, monkeypatch):
+    """Read whole, a CSV file takes nine times the memory of its numbers."""
+    path = save(pd.concat([log()] * 8_000), tmp_path / "log.csv")
+    assert path.stat().st_size > 5 << 20
+    monkeypatch.setattr("pyarrow.csv.read_csv", lambda *_, **__: pytest.fail("read whole"))
+    assert load_episodes(path, columns=[*MAPPED[:3], "episode=file"]).steps == 96_000
+
+
 # ------------------------------------------------------------------------------------------------- what is not guessed
 
 

@@ -15,6 +15,7 @@ from lamo.data.sources.flat import check_bomb, check_fits
 from lamo.errors import LamoError
 
 _LEVELS = 4  # lists within lists
+_BUFFER = 1 << 18  # bytes of a column that are read at a time
 _DICTIONARY, _BATCH = 2, 3  # kinds of messages in Arrow's IPC
 
 
@@ -59,9 +60,24 @@ def open_parquet(path: Path, wanted: Sequence[str], name: str, *, held: bool = T
     check_bomb(size, path.stat().st_size, name)
     text = [leaves[n].path for n in used if leaves[n].physical_type == "BYTE_ARRAY"]
     with reading(name, "not a whole Parquet file"):
-        file = parquet.ParquetFile(path, page_checksum_verification=True, read_dictionary=text)
+        file = parquet.ParquetFile(
+            path,
+            metadata=about,
+            page_checksum_verification=True,
+            read_dictionary=text,
+            pre_buffer=False,  # pages as they are needed: a file may be one group of rows
+            buffer_size=_BUFFER,
+        )
     with file:
         yield file
+
+
+def parquet_names(path: Path, name: str) -> list[str]:
+    """The names of a file's columns."""
+    import pyarrow.parquet as parquet
+
+    with reading(name, "not a whole Parquet file"):
+        return list(parquet.read_schema(path).names)
 
 
 def read_ipc(path: Path, where: str) -> Any:

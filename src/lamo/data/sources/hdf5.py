@@ -63,16 +63,19 @@ def member(group: h5py.Group, path: str, source: str, links: int = 0) -> h5py.Gr
     for name in filter(None, path.split("/")):
         if not isinstance(here, h5py.Group):
             return None
-        link = here.get(name, getlink=True)
-        if isinstance(link, h5py.ExternalLink):
+        raw = name.encode("utf-8", "surrogateescape")
+        if not here.id.links.exists(raw):
+            return None
+        kind = here.id.links.get_info(raw).type
+        if kind == h5py.h5l.TYPE_HARD:
+            here = here[name]
+        elif kind != h5py.h5l.TYPE_SOFT:
             raise LamoError(f"{source}: {path} links to another file, which is not followed; copy its data into this")
-        if isinstance(link, h5py.SoftLink):
-            if links == _LINKS:
-                raise LamoError(f"{source}: {path} is a link that leads nowhere")
-            start: Any = here.file["/"] if link.path.startswith("/") else here
-            here = member(start, link.path, source, links + 1)
+        elif links == _LINKS:
+            raise LamoError(f"{source}: {path} is a link that leads nowhere")
         else:
-            here = here.get(name)
+            target = here.get(name, getlink=True).path
+            here = member(here.file["/"] if target.startswith("/") else here, target, source, links + 1)
         if here is None:
             return None
     if isinstance(here, h5py.Dataset):
@@ -81,26 +84,29 @@ def member(group: h5py.Group, path: str, source: str, links: int = 0) -> h5py.Gr
 
 
 def _check_dataset(data: h5py.Dataset, path: str, source: str) -> None:
-    if data.is_virtual or data.external:
+    plan = data.id.get_create_plist()  # asked once: files have thousands of arrays
+    layout = plan.get_layout()
+    if layout == h5py.h5d.VIRTUAL or plan.get_external_count():
         raise LamoError(f"{source}: {path} keeps its values in another file, which is not read; copy them into this")
-    if data.shape is None:  # h5py's Empty: a type without a value
-        return
-    if data.dtype.kind not in "fiub":
+    dtype, shape = data.dtype, data.shape
+    if shape is None or dtype.kind not in "fiub":  # None: h5py's Empty, a type without a value
         return
     # HDF5's library trusts what a file says of its own layout: of a damaged one it reads beyond its buffers.
     kind = data.id.get_type()
-    bits = data.dtype == np.uint8 and kind.equal(h5py.h5t.STD_B8LE)  # PyTables' booleans
-    if not bits and not kind.equal(h5py.h5t.py_create(data.dtype, logical=True)):
+    bits = dtype == np.uint8 and kind.equal(h5py.h5t.STD_B8LE)  # PyTables' booleans
+    if not bits and not kind.equal(h5py.h5t.py_create(dtype, logical=True)):
         raise LamoError(f"{source}: {path} has numbers of an odd type; copy the file again, or save it with plain ones")
-    chunk = math.prod(data.chunks or ()) * data.dtype.itemsize
-    check_bomb(max(data.nbytes, chunk), data.id.get_storage_size, f"{source}: {path}")
-    if data.chunks is not None:
-        _check_chunks(data, chunk, f"{source}: {path}")
+    chunks = plan.get_chunk() if layout == h5py.h5d.CHUNKED else None
+    size = dtype.itemsize
+    chunk = math.prod(chunks or ()) * size
+    check_bomb(max(math.prod(shape) * size, chunk), data.id.get_storage_size, f"{source}: {path}")
+    if chunks is not None:
+        count = math.prod(-(-n // m) for n, m in zip(shape, chunks, strict=True))
+        _check_chunks(data, plan, size, chunk, count, f"{source}: {path}")
 
 
-def _check_chunks(data: h5py.Dataset, nominal: int, where: str) -> None:
-    """Whether filters and chunks, each `nominal` bytes once unpacked, can be what was written."""
-    plan, size = data.id.get_create_plist(), data.dtype.itemsize
+def _check_chunks(data: h5py.Dataset, plan: Any, size: int, nominal: int, count: int, where: str) -> None:
+    """Whether filters and at most `count` chunks, each `nominal` bytes once unpacked, can be what was written."""
     filters = [plan.get_filter(number) for number in range(plan.get_nfilters())]
     values = {h5py.h5z.FILTER_SHUFFLE: (size,), h5py.h5z.FILTER_FLETCHER32: ()}
     for code, _, parameters, name in filters:
@@ -112,7 +118,6 @@ def _check_chunks(data: h5py.Dataset, nominal: int, where: str) -> None:
     none = (1 << len(filters)) - 1  # the mask of a chunk that no filter went over; without filters every chunk's
     least = 1 + 4 * any(code == h5py.h5z.FILTER_FLETCHER32 for code, *_ in filters)
     most = nominal + nominal // 8 + 4096
-    count = math.prod(-(-n // m) for n, m in zip(data.shape, data.chunks or (), strict=True))
     end = data.file.id.get_filesize()
     chunks: list[Any] = []
     data.id.chunk_iter(chunks.append)

@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 
 from lamo.data.episodes import Episodes
-from lamo.data.sources.arrow import import_pyarrow, numbers, open_parquet, read_ipc, reading
+from lamo.data.sources.arrow import import_pyarrow, numbers, open_parquet, parquet_names, read_ipc, reading
 from lamo.data.sources.episodic import Encoder, Part, Record, gather_blocks, need
 from lamo.data.sources.flat import state_width
 from lamo.data.sources.folders import inside, read_object
@@ -36,7 +36,6 @@ from lamo.errors import LamoError, warn
 MAIN_FILE = "main_data.hdf5"
 _EPISODE = re.compile(r"episode_(\d{1,18})")
 _FOLDER = re.compile(r"(\d{1,18})")
-_COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
 _SPACES = ("observation_space", "action_space", "env_spec")
 _DEPTH, _ONE_HOT = 16, 1 << 16  # dicts within dicts, and choices of a discrete observation: more is no observation
 
@@ -123,19 +122,22 @@ class _Group:
 
 
 class _Table:
-    """An episode in Arrow or Parquet; its last row pads actions, rewards and ends."""
+    """An episode in Arrow or Parquet, a column read when asked for; its last row pads actions, rewards and ends."""
 
-    def __init__(self, table: Any, number: int, source: str) -> None:
-        self.table, self.id, self.label, self.source = table, number, f"episode {number}", source
+    def __init__(self, number: int, names: list[str], column: Callable[[str], Any], source: str) -> None:
+        self.names, self.column, self.id, self.label, self.source = names, column, number, f"episode {number}", source
+        self.columns: dict[str, Any] = {}
 
     def keys(self) -> list[str]:
-        return list(self.table.column_names)
+        return self.names
 
     def get(self, key: str) -> Any:
         name, *inner = key.split("/")
-        if name not in self.table.column_names:
+        if name not in self.names:
             return None
-        column = self.table[name].combine_chunks()
+        if name not in self.columns:
+            self.columns[name] = self.column(name)
+        column = self.columns[name]
         for field in inner:
             names = _fields(column)
             field = field if field in names else field.removeprefix("_index_")  # a tuple's parts have bare numbers here
@@ -176,8 +178,6 @@ def _hdf5_records(file: Any, source: str) -> Iterator[Record]:
 
 def _arrow_records(data: Path, root: Path, stored: str, source: str) -> Iterator[Record]:
     import_pyarrow(source, f"is stored as {stored}")
-    import pyarrow as pa
-
     folders = (folder.name for folder in data.iterdir() if folder.is_dir())
     for number, name in numbered(folders, _FOLDER, source):
         where = f"{source}: episode {number}"
@@ -187,19 +187,25 @@ def _arrow_records(data: Path, root: Path, stored: str, source: str) -> Iterator
                 for path in (data / name).iterdir()
                 if path.name != "metadata.json" and not path.name.startswith(("_", "."))
             )
-            parts = [_part_of(path, stored, where) for path in paths]
-            table = pa.concat_tables(parts)
-            table.validate(full=True)  # offsets that point beyond their buffers would be read
-        yield _Table(table, number, source)
+            if not paths:
+                raise LamoError(f"{where} has no {stored} file; copy the whole folder again")
+            tables = [read_ipc(path, where) for path in paths] if stored == "arrow" else []
+        names = tables[0].column_names if tables else parquet_names(paths[0], where)
+        yield _Table(number, names, partial(_column, paths, tables, stored, where, source), source)
 
 
-def _part_of(path: Path, stored: str, where: str) -> Any:
-    """One file of an episode, without what nobody reads (`infos`)."""
-    if stored == "arrow":
-        table = read_ipc(path, where)
-        return table.select([name for name in _COLUMNS if name in table.column_names])
-    with open_parquet(path, _COLUMNS, where) as file:
-        return file.read(columns=list(_COLUMNS), use_threads=False)
+def _column(paths: list[Path], tables: list[Any], stored: str, where: str, source: str, name: str) -> Any:
+    """One column of an episode, from all its files."""
+    import pyarrow as pa
+
+    with reading(source, f"{where.removeprefix(source + ': ')} is not readable as {stored}"):
+        parts = [table.select([name]) for table in tables]
+        for path in paths if not tables else ():
+            with open_parquet(path, [name], where) as file:
+                parts.append(file.read(columns=[name], use_threads=False).select([name]))
+        table = pa.concat_tables(parts)
+        table.validate(full=True)  # offsets that point beyond their buffers would be read
+        return table[name].combine_chunks()
 
 
 def _space(notes: dict[str, Any], key: str, source: str) -> dict[str, Any] | None:

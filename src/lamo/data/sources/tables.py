@@ -52,7 +52,7 @@ def read_tables(path: Path, source: str, options: ReadOptions) -> Episodes:
 
 
 def table_blocks(path: Path, source: str, options: ReadOptions, size: int | None) -> Iterator[Episodes]:
-    """The same in blocks of about `size` bytes, None: in one. CSV, and rows that may have to be sorted, are in one."""
+    """The same in blocks of about `size` bytes, None: in one. Rows that may have to be sorted are in one."""
     import_pyarrow(source, "is a table")
     paths = table_files(path) if path.is_dir() else [path]
     kinds = {SUFFIXES[each.suffix.lower()] for each in paths}
@@ -81,11 +81,11 @@ def table_blocks(path: Path, source: str, options: ReadOptions, size: int | None
     metadata |= {key: notes[key] for key in ("env", "action_low", "action_high", "history") if key in notes}
     if options.actions is None and "actions" in notes:
         options = replace(options, actions=notes["actions"])
-    stored = sum(file.stat().st_size for file in files)
-    if kind == "parquet" and size is not None and not held:
+    stored = sum(file.stat().st_size for file in files) if kind == "parquet" else None
+    if size is not None and not held:
         yield from table_episodes(tables, columns, source, stored, metadata, options, size)
         return
-    rows = gather_rows(tables, columns, source, stored if kind == "parquet" else None)
+    rows = gather_rows(tables, columns, source, stored)
     yield episodes_of_rows(rows, source, metadata, options, per_file=columns.episode == FILE, may_sort=may_sort)
 
 
@@ -139,19 +139,40 @@ def open_table(path: Path, kind: str, wanted: Sequence[str], name: str, *, held:
         if rows < 0:
             raise LamoError(f"{name}: says it holds {rows} rows; copy or download it again")
         return Table(name, rows, schema, _parquet_batches(path, list(wanted), name, held))
+    return _open_csv(path, list(wanted), name)
+
+
+def _open_csv(path: Path, wanted: list[str], name: str) -> Table:
+    """A CSV file, walked through twice: once for its number of rows and the types that hold for all of them.
+
+    Types are taken from its first MiB. Where a later row does not fit them, the file is read whole instead, from which
+    pyarrow finds those that do; that takes several times the memory.
+    """
+    import pyarrow as pa
     import pyarrow.csv as csv
 
-    check_fits(8 * path.stat().st_size, name)  # `0,` are two bytes, their number has eight, and a copy four
+    def stream(types: Any = None) -> Any:
+        convert = csv.ConvertOptions(include_columns=wanted, column_types=types)
+        return csv.open_csv(path, parse_options=_parsing(path), convert_options=convert)
+
+    def batches(schema: Any) -> Iterator[Any]:
+        with reading(name, "not readable as CSV"), stream(schema) as reader:
+            yield from reader
+
     with reading(name, "not readable as CSV"):
-        chosen = csv.ConvertOptions(include_columns=list(wanted))
-        table = csv.read_csv(path, parse_options=_parsing(path), convert_options=chosen)
-    return Table(name, table.num_rows, table.schema, [table])
+        try:
+            with stream() as reader:
+                return Table(name, sum(batch.num_rows for batch in reader), reader.schema, batches(reader.schema))
+        except pa.ArrowInvalid:  # the reading of the whole file says whether it is torn
+            check_fits(8 * path.stat().st_size, name)  # `0,` are two bytes, their number has eight, and a copy four
+            convert = csv.ConvertOptions(include_columns=wanted)
+            table = csv.read_csv(path, parse_options=_parsing(path), convert_options=convert)
+    return Table(name, table.num_rows, table.schema, iter(table.to_batches(max_chunksize=BLOCK)))
 
 
 def _parquet_batches(path: Path, wanted: list[str], name: str, held: bool) -> Iterator[Any]:
-    with open_parquet(
-        path, wanted, name, held=held
-    ) as file:  # when it is its turn: there may be more than a process may open
+    # opened when it is its turn: there may be more files than a process may open
+    with open_parquet(path, wanted, name, held=held) as file:
         with reading(name, "not a whole Parquet file"):
             # `columns` takes what begins with a name as well, so the names are chosen again
             batches = iter(file.iter_batches(batch_size=BLOCK, columns=wanted, use_threads=False))
