@@ -151,6 +151,20 @@ def test_what_is_no_data_at_all():
         lamo.episodes_from(SOUND, action_low=[-np.inf])
 
 
+def test_load_episodes_takes_them_too(make_episodes, assert_same):
+    episodes = make_episodes([3, 1, 4], final=True)
+    given = [parts(episodes, e, True) for e in range(3)]
+    for source in (given, tuple(given), iter(given), (each for each in given)):
+        assert_same(lamo.load_episodes(source), episodes)
+    assert lamo.load_episodes(SOUND, actions="continuous").steps == 3
+    with pytest.raises(LamoError, match="--columns does not apply"):
+        lamo.load_episodes(given, columns=["obs=x"])
+    with pytest.raises(LamoError, match="no dataset is named"):
+        lamo.load_episodes([])
+    with pytest.raises(LamoError, match="a dict of arrays, or an iterable of episodes, not a int"):
+        lamo.load_episodes(3)
+
+
 def test_what_a_generator_raises_comes_through():
     def broken():
         yield SOUND

@@ -4,11 +4,11 @@ Episodes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lamo.data.episodes import Episodes
 from lamo.data.join import join
@@ -19,6 +19,7 @@ from lamo.data.sources.d4rl import d4rl_blocks, read_d4rl
 from lamo.data.sources.hdf5 import open_hdf5
 from lamo.data.sources.hub import is_minari_id, minari_folder
 from lamo.data.sources.lerobot import INFO, lerobot_blocks, read_lerobot
+from lamo.data.sources.memory import episodes_from
 from lamo.data.sources.minari import MAIN_FILE, holds_episodes, minari_blocks, read_minari
 from lamo.data.sources.options import ReadOptions
 from lamo.data.sources.robomimic import holds_demonstrations, read_robomimic, robomimic_blocks
@@ -64,7 +65,7 @@ def embedded() -> list[str]:
 
 
 def load_episodes(
-    source: str | Path | Sequence[str | Path],
+    source: str | Path | Sequence[str | Path] | Mapping[str, Any] | Iterable[Any],
     *,
     columns: Sequence[str] | None = None,
     obs_keys: Sequence[str] | None = None,
@@ -80,7 +81,8 @@ def load_episodes(
     - a folder: a Minari or LeRobot dataset, or tables;
     - `.lamo`: a packed store, or a folder of such; their steps stay on disk, however many they are;
     - `reacher2d-medium`: a dataset inside the package (`./reacher2d-medium` is always a path);
-    - `mujoco/hopper/medium-v0`: a Minari id, from the local store or downloaded.
+    - `mujoco/hopper/medium-v0`: a Minari id, from the local store or downloaded;
+    - a dict of arrays, or an iterable of episodes: what `lamo.episodes_from` takes.
 
     Options, as on the command line: `columns` maps those of a table (`["obs=x,y", "action=ux", …]`), `obs_keys` chooses
     among dict observations, `actions` says what integers mean, `reward="none"` reads a log without rewards.
@@ -94,11 +96,15 @@ def load_episodes(
         actions,
         reward,
     )
-    if not isinstance(source, str | Path):
-        if not source:
-            raise LamoError("no dataset is named; give a file, a folder, a Minari id or an embedded name")
-        return join([_load(each, options) for each in source])
-    return _load(source, options)
+    if isinstance(source, str | Path):
+        return _load(source, options)
+    named = list(source) if isinstance(source, Sequence) else None
+    if named == []:
+        raise LamoError("no dataset is named; give a file, a folder, a Minari id or an embedded name")
+    if named is not None and all(isinstance(each, str | Path) for each in named):
+        return join([_load(each, options) for each in named])
+    options.refuse("columns", source="episodes", why=_NO_COLUMNS)
+    return episodes_from(source, obs_keys=obs_keys, actions=actions, reward=reward)
 
 
 def _load(source: str | Path, options: ReadOptions) -> Episodes:

@@ -18,6 +18,7 @@ from lamo.errors import LamoError
 ATTRIBUTE_BYTES = 1 << 20
 """A larger attribute, or text under `metadata/`, describes nothing; those of known datasets are below 100 KiB."""
 _FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF)
+_HARD, _SOFT = 0, 1  # H5L_type_t; others lead out of the file
 _LINKS = 8  # soft links that may lead to one another
 # h5py raises OSError for most damage; the others for structures whose parts do not fit each other
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError, AttributeError)
@@ -67,15 +68,16 @@ def member(group: h5py.Group, path: str, source: str, links: int = 0) -> h5py.Gr
         if not here.id.links.exists(raw):
             return None
         kind = here.id.links.get_info(raw).type
-        if kind == h5py.h5l.TYPE_HARD:
+        if kind == _HARD:
             here = here[name]
-        elif kind != h5py.h5l.TYPE_SOFT:
+        elif kind != _SOFT:
             raise LamoError(f"{source}: {path} links to another file, which is not followed; copy its data into this")
         elif links == _LINKS:
             raise LamoError(f"{source}: {path} is a link that leads nowhere")
         else:
-            target = here.get(name, getlink=True).path
-            here = member(here.file["/"] if target.startswith("/") else here, target, source, links + 1)
+            target = here.id.links.get_val(raw).decode("utf-8", "surrogateescape")
+            start: Any = here.file["/"] if target.startswith("/") else here
+            here = member(start, target, source, links + 1)
         if here is None:
             return None
     if isinstance(here, h5py.Dataset):
