@@ -185,7 +185,7 @@ def _actions(
             "choices_missing": missing[:MAX_CHOICES],
             "choices_missing_count": len(missing),
         }
-    width = episodes.actions.shape[1]
+    width, choices = episodes.actions.shape[1], episodes.actions.dtype.kind in "iu"  # or several choices at once
     shown = min(width, MAX_DIMS)
     low, high = _ends(episodes, "actions")
     ordered = _columns(episodes.actions, rows, shown)
@@ -204,11 +204,13 @@ def _actions(
             None if bottom is None else float(np.mean(values <= bottom + margin)),
             None if top is None else float(np.mean(values >= top - margin)),
         ]
-        described.append(
-            {**found, "histogram": histogram(values, left, right), "bounds": [bottom, top], "at_bounds": at}
-        )
+        drawn = histogram(values, left, right)
+        if choices:  # bins are choices
+            unseen = drawn["counts"].count(0)
+            at, found["flags"] = [None, None], [f"{unseen} choices not seen"] if unseen else []
+        described.append({**found, "histogram": drawn, "bounds": [bottom, top], "at_bounds": at})
     return {
-        "action_kind": "continuous",
+        "action_kind": "multidiscrete" if choices else "continuous",
         "action_dim": width,
         "actions": described,
         "pairs": _pairs(episodes.actions, rows, described) if _PAIRED[0] <= width <= _PAIRED[1] else [],
