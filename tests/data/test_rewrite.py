@@ -218,6 +218,7 @@ def test_scores(log, tmp_path, capsys):
         ("{none}", "no such file"),
         ("{log} --out {log}", "exists"),
         ("{log} --task kitchen-mixed --out {out}.xyz", "not a format"),
+        ("{log} --out {out}.csv", "no place to say"),
         ("", "Missing"),
     ],
 )

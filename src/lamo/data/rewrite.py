@@ -19,14 +19,12 @@ from lamo.errors import LamoError
 
 
 def check_result(path: str | Path) -> Path:
-    """The path of relabelled data. Raises `LamoError` as `check_target` does, and for a format that cannot say that
-    rewards are not those that were recorded.
+    """The path of a result that has to say what was done. Raises `LamoError` as `check_target` does, and for a format
+    without a place for the history.
     """
     path = check_target(path)
     if path.suffix.lower() in SILENT:
-        raise LamoError(
-            f"{path}: {path.suffix} has no place to say what was done to its rewards; give .lamo, .hdf5 or .parquet"
-        )
+        raise LamoError(f"{path}: {path.suffix} has no place to say what was done to it; give .lamo, .hdf5 or .parquet")
     return path
 
 
@@ -111,7 +109,7 @@ def write_scored(
 
     Raises `LamoError` as `score` and `relabel` do.
     """
-    path = check_target(out)
+    path = check_result(out)
     with opened(source, options or ReadOptions(), path, progress) as episodes:
         report = score([episodes], episodes.metadata, task)
         write(
