@@ -3,10 +3,12 @@
     python benchmarks/collection.py                                  # Hopper under a SAC-sized network, and the kitchen
     python benchmarks/collection.py --tasks kitchen-complete:operator
 
-Whole collections are timed by the clock, in turn: from the first worker's start to the last file, so the start of the
-processes is part of it (some seconds each, mostly imports). Both ways record the same number of episodes. Beside it the
-processor seconds of all processes over those of the clock: on a machine that others use too, the ratio of the clock
-says how much of a second core was to be had, and the processor seconds of a step say what the processes cost.
+Whole collections are timed, in turn, from the first worker's start to the last file: the start of the processes, some
+seconds of imports each, is part of them. All ways record the same number of episodes.
+
+With `--clock cpu`, for machines that others use too: the processor seconds of this process and those of the workers
+divided by their number, which is what the clock of an idle machine would show if the workers had equal shares and did
+not wait for each other or for memory. It is a prediction, and the table says so.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from common import Row, options, tell
@@ -37,12 +40,13 @@ def policy_file(env: str, folder: Path) -> str:
     return f"sb3:{folder / 'sac.zip'}"
 
 
-def timed(work: Callable[[], int]) -> tuple[float, float, int]:
-    """Seconds by the clock, processor seconds of this process and its children, steps."""
+def timed(work: Callable[[], int], workers: int, clock: str) -> tuple[float, float, int]:
+    """Seconds by the chosen clock, processor seconds of this process and its children in all, steps."""
     before, start = os.times(), time.perf_counter()
     steps = work()
     seconds, after = time.perf_counter() - start, os.times()
-    return seconds, sum(after[:4]) - sum(before[:4]), steps
+    own, children = (sum(after[i : i + 2]) - sum(before[i : i + 2]) for i in (0, 2))
+    return (own + children / workers if clock == "cpu" else seconds), own + children, steps
 
 
 def main() -> None:
@@ -68,20 +72,20 @@ def main() -> None:
                 for way, (envs, workers) in ways.items():
                     out = folder / "out" / "a.hdf5"
                     request = Request(env, episodes, how, envs=envs, horizon=60 if chosen.quick else None)
-                    took[way].append(timed(lambda r=request, o=out, w=workers: collect_file(r, o, workers=w).steps))
+                    record = partial(collect_file, request, out, workers=workers)
+                    took[way].append(timed(lambda record=record: record().steps, workers, chosen.clock))
                     shutil.rmtree(out.parent)
         what = f"collection of {episodes} episodes, {task}, 8 environments"
         rates = {way: statistics.median(steps / clock for clock, _, steps in each) for way, each in took.items()}
-        cpu = {way: statistics.median(seconds / clock for clock, seconds, _ in each) for way, each in took.items()}
+        cores = f" on {CORES} cores" + (", predicted from processor seconds" if chosen.clock == "cpu" else "")
         two, wide, one = took.values()
         ratio = statistics.median((a[2] / a[0]) / (b[2] / b[0]) for a, b in zip(two, one, strict=True))
         alone = statistics.median((a[2] / a[0]) / (b[2] / b[0]) for a, b in zip(wide, one, strict=True))
         cost = statistics.median((a[1] / a[2]) / (b[1] / b[2]) for a, b in zip(two, one, strict=True))
         rows += [
             Row(
-                what, f"≥ {AIM:g} × one, on {CORES} cores", f"{ratio:.2f} ×",
-                f"{rates['8 on two cores']:,.0f} against {rates['one']:,.0f} steps/s; "
-                f"{cpu['8 on two cores']:.2f} and {cpu['one']:.2f} cores busy",
+                what, f"≥ {AIM:g} × one,{cores}", f"{ratio:.2f} ×",
+                f"{rates['8 on two cores']:,.0f} against {rates['one']:,.0f} steps/s",
                 ratio >= AIM if usable_cores() >= CORES else None,
             ),
             Row(what, "–", f"{alone:.2f} × one, on one core", f"{rates['8 on one core']:,.0f} steps/s", None),

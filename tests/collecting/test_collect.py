@@ -222,6 +222,19 @@ def test_several_tasks_are_a_folder_of_files(tmp_path: Path, capsys: pytest.Capt
     assert len(list((tmp_path / "sets").iterdir())) == 2
 
 
+def test_what_is_large_is_not_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamo.commands.data.LOOKED_THROUGH", 100)
+    command = ["data", "collect", "--policy", "random", "--task", "Pendulum-v1", "--episodes", "2", "--quiet"]
+    assert main([*command, "--json", "--out", str(tmp_path / "a.hdf5")]) == 0
+    told, episodes = json.loads(capsys.readouterr().out), load_episodes(tmp_path / "a.hdf5")
+    assert (told["episodes"], told["steps"], told["problems"]) == (2, 400, None)
+    assert told["return_mean"] == pytest.approx(episodes.returns.mean())
+    assert main([*command, "--out", str(tmp_path / "b.hdf5")]) == 0
+    assert "b.hdf5: 2 episodes, 400 steps, return -" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_three_kitchen_sets_come_out_of_one_command_and_train(tmp_path: Path) -> None:
     tasks = "kitchen-complete,kitchen-partial,kitchen-mixed"

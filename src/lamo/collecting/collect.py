@@ -55,6 +55,13 @@ class Collected:
     bytes: int
     """Of its arrays in memory."""
 
+    def brief(self) -> dict[str, Any]:
+        """What of `lamo.data.inspect.inspect` is known without reading the file."""
+        values = {"mean": self.returns.mean(), "std": self.returns.std(), "min": self.returns.min()}
+        values["max"] = self.returns.max()
+        told = {f"return_{name}": float(value) for name, value in values.items()}
+        return {"source": str(self.path), "episodes": self.episodes, "steps": self.steps, **told}
+
 
 def collect(
     task_or_env: str,

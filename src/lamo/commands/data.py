@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -62,6 +63,10 @@ def inspect_verb(argv: list[str]) -> int:
     return answer(result, options.json, lambda: render(result))
 
 
+LOOKED_THROUGH = 1 << 30
+"""Bytes of recorded arrays up to which they are read again and inspected."""
+
+
 @dataclass
 class Collect:
     """Record episodes of a behaviour policy and write them as HDF5 in D4RL's layout."""
@@ -95,7 +100,7 @@ class Collect:
     quiet: bool = False
     """No progress."""
     json: bool = False
-    """Print what was recorded, as `lamo data inspect --json` does."""
+    """Print what was recorded, as `lamo data inspect --json` does; of more than 1 GiB returns and sizes alone."""
 
 
 def collect_verb(argv: list[str]) -> int:
@@ -130,9 +135,21 @@ def collect_verb(argv: list[str]) -> int:
         results = []
         for request, out in jobs:
             if (request, out) in left:
-                collect_file(request, out, workers=options.workers, progress=None if options.quiet else say)
+                found = collect_file(request, out, workers=options.workers, progress=None if options.quiet else say)
+                if found.bytes > LOOKED_THROUGH:
+                    results.append({"out": str(out), **found.brief(), "problems": None})
+                    continue
             else:
                 say(f"{out} is whole already")
             results.append({"out": str(out), **inspect(load_episodes(out))})
+
+    def text(result: dict[str, Any]) -> str:
+        if result["problems"] is not None:
+            return f"{render(result)}\n{result['out']}"
+        return (
+            f"{result['out']}: {result['episodes']:,} episodes, {result['steps']:,} steps, return "
+            f"{result['return_mean']:.2f} ± {result['return_std']:.2f}; too large to be looked through unasked"
+        )
+
     whole = results[0] if len(results) == 1 else {"datasets": results}
-    return answer(whole, options.json, lambda: "\n".join(f"{render(result)}\n{result['out']}" for result in results))
+    return answer(whole, options.json, lambda: "\n".join(map(text, results)))
