@@ -22,6 +22,7 @@ PARTS = (
     ("evaluation.py",),
     ("collection.py",),
     ("packed.py",),
+    ("reading.py",),
     ("baselines.py",),
     ("memory.py",),
     ("step.py",),

@@ -363,6 +363,16 @@ def test_bad_tables(store, storage):
         load_episodes("world-v0")
 
 
+@pytest.mark.parametrize("name", [b"rewards", b"observation", b"kettle"])
+def test_names_in_arrow_that_are_no_text(store, name):
+    create("world-v0", NESTED, storage="arrow")
+    for episode in ("2", "0"):  # a later one, then the first, which says how the others must be
+        part = next((store / "world-v0" / "data" / episode).glob("*.arrow"))
+        part.write_bytes(part.read_bytes().replace(name, b"\xef" + name[1:]))
+        with pytest.raises(LamoError, match="world-v0: "):
+            load_episodes("world-v0")
+
+
 def test_arrow_that_is_compressed(store):
     """How large it is cannot be known before it is unpacked; Minari itself compresses nothing."""
     import pyarrow as pa

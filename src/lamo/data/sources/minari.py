@@ -132,6 +132,10 @@ class _Table:
         return self.names
 
     def get(self, key: str) -> Any:
+        with reading(self.source, f"{self.label}: {key} is not readable"):  # names, too, may be damaged
+            return self._get(key)
+
+    def _get(self, key: str) -> Any:
         name, *inner = key.split("/")
         if name not in self.names:
             return None
@@ -190,7 +194,7 @@ def _arrow_records(data: Path, root: Path, stored: str, source: str) -> Iterator
             if not paths:
                 raise LamoError(f"{where} has no {stored} file; copy the whole folder again")
             tables = [read_ipc(path, where) for path in paths] if stored == "arrow" else []
-        names = tables[0].column_names if tables else parquet_names(paths[0], where)
+            names = tables[0].column_names if tables else parquet_names(paths[0], where)
         yield _Table(number, names, partial(_column, paths, tables, stored, where, source), source)
 
 
