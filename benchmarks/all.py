@@ -16,6 +16,7 @@ from common import Row, floor_dtype, machine, options, table, tell
 
 PARTS = (
     ("windows.py",),
+    ("loading.py",),
     ("startup.py",),
     ("actions.py",),
     ("actions.py", "--size", "gpt2"),

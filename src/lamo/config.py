@@ -66,8 +66,9 @@ class Experiment:
     (docs/baselines.md)."""
     task: str | None = None
     """A row of `lamo tasks`: environment, horizon, return targets and scale, scores, dataset and published settings."""
-    dataset: str | None = None
-    """Dataset: a file, a folder, a Minari id or an embedded name. By default the task's own."""
+    dataset: str | tuple[str, ...] | None = None
+    """Dataset: a file, a folder, a store (.lamo), a Minari id or an embedded name; several are one, in that order. By
+    default the task's own."""
     columns: tuple[str, ...] | None = None
     """Columns of a table: obs=x,y,vx action=ux reward=r episode=run time=t terminated=done; regular expressions do."""
     obs_keys: tuple[str, ...] | None = None
@@ -123,7 +124,11 @@ class Experiment:
         if self.targets is not None:
             object.__setattr__(self, "targets", tuple(t if isinstance(t, str) else float(t) for t in self.targets))
         if self.dataset is not None:
-            object.__setattr__(self, "dataset", str(self.dataset))
+            given = (self.dataset,) if isinstance(self.dataset, str | Path) else self.dataset
+            if not given:
+                raise LamoError("--dataset names nothing; give a file, a folder, a Minari id or an embedded name")
+            names = tuple(map(str, given))
+            object.__setattr__(self, "dataset", names[0] if len(names) == 1 else names)
         self._check()
 
     def _check(self) -> None:
@@ -156,6 +161,11 @@ class Experiment:
             raise LamoError(f"--targets {given} names a return twice; give each once")
         if not re.fullmatch(DEVICES, self.device):
             raise LamoError(f"--device {self.device} is not known; use cpu, cuda, cuda:N or auto")
+
+    @property
+    def dataset_name(self) -> str | None:
+        """The dataset for messages: its name, or those of several."""
+        return " + ".join(self.dataset) if isinstance(self.dataset, tuple) else self.dataset
 
     @property
     def conditioned(self) -> bool:

@@ -31,6 +31,7 @@ def provenance(
         "command": command,
         "dataset": {
             "source": episodes.source,
+            "cache": episodes.metadata.get("cache"),
             **_episodes(episodes),
             "history": episodes.metadata.get("history", []),
             "relabelled": relabellings(episodes.metadata),

@@ -116,7 +116,9 @@ def resume(
     held_out = known.get("holdout") or {}
     now = None if setup.held_out is None else setup.held_out.digest()
     if (setup.episodes.digest(), now) != (known["digest"], held_out.get("digest")):
-        raise LamoError(f"{path}: {experiment.dataset} is not the data that the run began with; put the old file back")
+        raise LamoError(
+            f"{path}: {experiment.dataset_name} is not the data that the run began with; put the old file back"
+        )
     if experiment.to_json() != run.config:
         run.save_config(experiment.to_json())
     _fit([Member(run, experiment, setup, learner)], quiet, tensorboard)

@@ -113,6 +113,7 @@ def _resume_changes(base: Experiment, options: Train) -> dict[str, Any]:
 def describe_run(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """A finished run in a few lines."""
     data = config.get("task") or config.get("dataset")
+    data = " + ".join(data) if isinstance(data, list) else data
     lines = [f"{path}: {config['preset']} on {data}, {summary['steps']} steps in {summary['seconds'] / 60:.1f} min"]
     if counts := summary.get("parameters"):
         lora = counts.get("lora_share")

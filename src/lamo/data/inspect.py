@@ -63,6 +63,8 @@ def inspect(episodes: Episodes, env: Any = None) -> dict[str, Any]:
     }
     said = warning(episodes.metadata)
     report["notes"] = [*episodes.metadata.get("notes", []), *([said] if said else [])]
+    if "cache" in episodes.metadata:
+        report["notes"].append(f"read from the packed copy in {episodes.metadata['cache']}")
     report["history"] = list(episodes.metadata.get("history", []))
     report["problems"] = [
         *_observation_problems(episodes, low, high, std, env),

@@ -74,6 +74,7 @@ def group_runs(runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 def _section_title(config: Mapping[str, Any]) -> str:
     task, env, dataset = (config.get(key) for key in ("task", "env", "dataset"))
+    dataset = " + ".join(map(str, dataset)) if isinstance(dataset, list) else dataset
     name = clean_text(task or " on ".join(str(part) for part in (dataset, env) if part) or "unnamed task", 120)
     ratio = as_number(config.get("ratio"))
     return name if ratio is None or ratio == 1 else f"{name}, {100 * ratio:g} % of the data"

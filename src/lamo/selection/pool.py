@@ -65,7 +65,7 @@ def gather(runs: Sequence[str | Path], dataset: str | Path | None = None) -> Poo
             raise LamoError(f"{where}: has not finished; go on with it (lamo train --resume {where}) or leave it out")
         if dataset is not None:
             experiment = replace(experiment, dataset=str(dataset))
-        name = str(experiment.dataset)
+        name = str(experiment.dataset_name)
         reading = json.dumps([name, experiment.columns, experiment.obs_keys, experiment.actions, experiment.reward])
         if reading not in known:
             whole = read(experiment)
@@ -76,8 +76,9 @@ def gather(runs: Sequence[str | Path], dataset: str | Path | None = None) -> Poo
         first = first or reading
         if digest != known[first][1]:
             raise LamoError(
-                f"{entrants[0].path} was trained on {entrants[0].experiment.dataset} (digest {known[first][1][:8]}…), "
-                f"{where} on {name} ({digest[:8]}…): policies are ranked on one dataset, so give runs of one"
+                f"{entrants[0].path} was trained on {entrants[0].experiment.dataset_name} "
+                f"(digest {known[first][1][:8]}…), {where} on {name} ({digest[:8]}…): policies are ranked on one "
+                "dataset, so give runs of one"
             )
         share = whole.subsample(experiment.ratio, experiment.seed)
         train, held = hold_out(share, experiment.holdout) if experiment.holdout else (share, None)
@@ -86,7 +87,7 @@ def gather(runs: Sequence[str | Path], dataset: str | Path | None = None) -> Poo
     whole, digest = known[first]
     given = frozenset[int]().union(*(entrant.given for entrant in entrants))
     seen = frozenset[int]().union(*(entrant.trained_on for entrant in entrants))
-    name = str(entrants[0].experiment.dataset)
+    name = str(entrants[0].experiment.dataset_name)
     return Pool(tuple(entrants), name, digest, _of(whole, given), _of(whole, given - seen) if given - seen else None)
 
 

@@ -55,6 +55,8 @@ _SUFFIXES = {
     **dict.fromkeys(TABLE_SUFFIXES, "tables"),
 }
 _HDF5 = (".hdf5", ".h5")
+_SLOW = ("minari", "robomimic")  # a group per episode
+_BLOCK_BYTES = 1 << 25
 _TABLES = ("tables", "lerobot")  # whose columns are mapped
 
 
@@ -142,9 +144,39 @@ def located(source: str | Path, options: ReadOptions) -> Iterator[tuple[str, Pat
 
 
 def read(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
-    """What `located` found. Recordings of kitchens and mazes are adapted; stores hold what was."""
+    """What `located` found. Recordings of kitchens and mazes are adapted; stores hold what was. Files with a group per
+    episode are read by way of a packed copy (`lamo.data.cache`), which is kept.
+    """
+    if kind in _SLOW and (files := _hdf5_files(path)):
+        from lamo.data.cache import through_cache
+
+        found = through_cache(files, name, options, lambda: _adapted_blocks(kind, path, name, options))
+        if found is not None:
+            return found
+    return _read_whole(kind, path, name, options)
+
+
+def _read_whole(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
     episodes = SOURCES[kind](path, name, options)
     return episodes if kind == "store" else end_at_goal(adapt(episodes))
+
+
+def _adapted_blocks(kind: str, path: Path, name: str, options: ReadOptions) -> Iterator[Episodes]:
+    """What `_read_whole` gives, in blocks where nothing has to be adapted."""
+    first = True
+    for block in BLOCKS[kind](path, name, options, _BLOCK_BYTES):
+        if first and is_adapted(block):
+            yield from _read_whole(kind, path, name, options).blocks(_BLOCK_BYTES)
+            return
+        first = False
+        yield block
+
+
+def _hdf5_files(path: Path) -> list[Path]:
+    """The HDF5 file that holds all episodes, and what describes it; none where they lie in several files."""
+    candidates = [path] if path.is_file() else [path / "data" / MAIN_FILE, path / MAIN_FILE]
+    main = next((each for each in candidates if each.is_file()), None)
+    return [] if main is None else [each for each in (main, main.with_name("metadata.json")) if each.is_file()]
 
 
 def is_adapted(episodes: Episodes) -> bool:
