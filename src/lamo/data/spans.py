@@ -36,6 +36,14 @@ class Layout:
         span = self.bounds.searchsorted(rows, side="right") - 1
         return self.which[span], rows + self.shift[span]
 
+    def groups(self, rows: np.ndarray, within: np.ndarray | None = None) -> list[Group]:
+        """Rows (B, …) by array; `within` (B,): a row of the span in which all of `rows[b]` lie."""
+        if within is None:
+            assert rows.ndim == 1
+            return grouped(*self.locate(rows))
+        span = self.bounds.searchsorted(within, side="right") - 1
+        return grouped(self.which[span], rows + self.shift[span].reshape(-1, *(1,) * (rows.ndim - 1)))
+
     def chosen(self, starts: np.ndarray, lengths: np.ndarray) -> Layout:
         """Spans of these spans, none of which may reach over an end of one."""
         which, base = self.locate(starts)
@@ -94,7 +102,9 @@ class Spans:
     def take(self, rows: np.ndarray, axis: int = 0) -> np.ndarray:
         """Fresh rows by number, from 0 on; (…,) -> (…, *shape[1:]). Only of the first axis."""
         assert axis == 0
-        return gather(self.arrays, *self.layout.locate(np.asarray(rows)))
+        rows = np.asarray(rows)
+        flat = rows.reshape(-1)
+        return gather(self.arrays, self.layout.groups(flat), flat.shape).reshape(*rows.shape, *self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of it, in memory."""
@@ -110,17 +120,31 @@ def as_array(spans: Spans) -> np.ndarray:
     return cast(np.ndarray, spans)
 
 
-def gather(arrays: Sequence[np.ndarray], which: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows (B, …) of the arrays that `which` (B,) (or of the shape of `rows`) names: one `take` for each array."""
-    if len(arrays) == 1:
-        return arrays[0].take(rows, axis=0)
-    touched = np.unique(which)
-    if len(touched) == 1:
-        return arrays[int(touched[0])].take(rows, axis=0)
-    out = np.empty((*rows.shape, *arrays[0].shape[1:]), arrays[0].dtype)
-    for each in touched.tolist():
-        here = np.nonzero(which == each)
-        out[here] = arrays[each].take(rows[here], axis=0)
+Group = tuple[int, np.ndarray | None, np.ndarray]
+"""An array's number, which of the asked rows lie in it (None: all), and their rows there."""
+
+
+def grouped(which: np.ndarray, rows: np.ndarray) -> list[Group]:
+    """Rows (B, …) by the array that `which` (B,) names, each array once."""
+    if len(which) == 0:
+        return [(0, None, rows)]
+    lowest, highest = int(which.min()), int(which.max())
+    if lowest == highest:
+        return [(lowest, None, rows)]
+    order = which.argsort(kind="stable")
+    cuts = np.flatnonzero(np.diff(which[order])) + 1
+    return [(int(which[here[0]]), here, rows[here]) for here in np.split(order, cuts)]
+
+
+def gather(arrays: Sequence[np.ndarray], groups: Sequence[Group], shape: tuple[int, ...]) -> np.ndarray:
+    """(*shape, …): the rows of the groups, one `take` for each array."""
+    first, everywhere, rows = groups[0]
+    if everywhere is None:
+        return arrays[first].take(rows, axis=0)
+    out = np.empty((*shape, *arrays[0].shape[1:]), arrays[0].dtype)
+    flat = out.reshape(shape[0], -1)  # one copy for each of B, however many rows it has
+    for each, here, rows in groups:
+        flat[here] = arrays[each].take(rows, axis=0).reshape(len(rows), -1)
     return out
 
 
@@ -129,20 +153,15 @@ def take_rows(arrays: Sequence[np.ndarray], rows: np.ndarray, within: np.ndarray
 
     `within` (B,): a row of the episode in which all of `rows[b]` lie, which makes locating cheaper.
     """
-    first = cast(Any, arrays[0])
+    first = _any(arrays[0])
     if not isinstance(first, Spans):
         return [array.take(rows, axis=0) for array in arrays]
     layout = first.layout
-    if within is None:
-        which, base = layout.locate(rows)
-    else:
-        span = layout.bounds.searchsorted(within, side="right") - 1
-        which = layout.which[span]
-        base = rows + layout.shift[span].reshape(-1, *(1,) * (rows.ndim - 1))
+    groups = layout.groups(rows, within)
     out = []
     for each in map(_any, arrays):
         shared = isinstance(each, Spans) and each.layout is layout
-        out.append(gather(each.arrays, which, base) if shared else each.take(rows, axis=0))
+        out.append(gather(each.arrays, groups, rows.shape) if shared else each.take(rows, axis=0))
     return out
 
 
