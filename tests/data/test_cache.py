@@ -37,7 +37,7 @@ def copies(folder: Path) -> list[str]:
 def test_the_second_time_it_is_the_copy(log, folder, assert_same, capsys) -> None:
     episodes, path = log
     first = load_episodes(path)
-    assert "keeping a packed copy" in capsys.readouterr().err
+    assert "a packed copy is kept" in capsys.readouterr().err
     again = load_episodes(path)
     assert capsys.readouterr().err == ""
     for found in (first, again):

@@ -99,7 +99,6 @@ def _make(
     with suppress(OSError):  # nothing there, or another process was faster
         place.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
-    print(f"lamo: {name}: keeping a packed copy in {place} ({VARIABLE}={OFF} reads without)", file=sys.stderr)
     reading = False
     try:
         with StoreWriter(place) as writer:
@@ -119,4 +118,5 @@ def _make(
             return other
         warn(f"no packed copy is kept: {error}")
         return None
+    print(f"lamo: {name}: a packed copy is kept in {place} ({VARIABLE}={OFF} reads without)", file=sys.stderr)
     return _use(place, print_of, name)

@@ -114,11 +114,22 @@ class _Group:
 
     def get(self, key: str) -> Any:
         if key not in self.opened:  # opening costs more than reading the hundreds of rows of an episode
-            self.opened[key] = member(self.group, key, self.source)
+            found = member(self.group, key, self.source)
+            self.opened[key] = _Opened(found) if isinstance(found, h5py.Dataset) else found
         return self.opened[key]
 
     def keys(self) -> list[str]:
         return list(self.group)
+
+
+class _Opened:
+    """An array of a file, whose shape and type h5py would make anew each time it is asked."""
+
+    def __init__(self, data: h5py.Dataset) -> None:
+        self.data, self.shape, self.dtype = data, data.shape, data.dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self.data[rows]
 
 
 class _Table:
