@@ -24,7 +24,7 @@ RANKS = {
     "lamo.assets": 0,
     "lamo.tasks": 1,
     "lamo.algorithms.settings": 1,
-    "lamo.algorithms.baseline_settings": 1,
+    "lamo.algorithms.baseline_settings": 2,
     "lamo.envs": 2,
     "lamo.algorithms": 3,  # the tables ALGORITHMS and PRESETS, which config reads
     "lamo.config": 4,

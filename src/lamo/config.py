@@ -31,9 +31,9 @@ class Spec:
     observation_dim: int
     """S, numbers in an observation."""
     action_dim: int
-    """A: numbers in a continuous action, or the count of discrete ones."""
-    action_kind: Literal["continuous", "discrete"]
-    """Whether actions are (A,) float32 or one of A choices."""
+    """A: numbers in a continuous action, the count of discrete ones, or components of a multidiscrete one."""
+    action_kind: Literal["continuous", "discrete", "multidiscrete"]
+    """Whether actions are (A,) float32, one of A choices, or (A,) choices."""
     action_low: tuple[float, ...] | None
     """(A,) lower bounds of continuous actions, None where unknown."""
     action_high: tuple[float, ...] | None
@@ -50,6 +50,20 @@ class Spec:
     """Returns of score 0 and of score 100."""
     obs_keys: tuple[str, ...] | None = None
     """Keys of dict observations that the policy sees, None for all of them."""
+    action_nvec: tuple[int, ...] | None = None
+    """(A,) choices of each component of a multidiscrete action; None for the other kinds."""
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """How many choices each component of an action has; empty for continuous actions."""
+        if self.action_kind == "discrete":
+            return (self.action_dim,)
+        return self.action_nvec or ()
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that say an action: A of a vector, or a logit for each choice of each component."""
+        return sum(self.choices) or self.action_dim
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,8 @@ class Experiment:
     obs_keys: tuple[str, ...] | None = None
     """Keys of dict observations to use, in data and environment. By default all of them."""
     actions: Literal["discrete", "continuous"] | None = None
-    """What integers among the dataset's actions mean: choices (discrete) or amounts (continuous)."""
+    """What integers among the dataset's actions mean: choices (discrete; several columns: several choices at once) or
+    amounts (continuous)."""
     reward: Literal["none"] | None = None
     """`none` reads a dataset without rewards: all are zero, which imitation can do with."""
     env: str | None = None

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lamo.config import Experiment, Spec, read_dataclass
+from lamo.data.actions import KIND_WORDS
 from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError
 from lamo.evaluate import rollout, summarise
@@ -46,10 +47,12 @@ def evaluate(
     task = Task(env, env, spec.horizon, spec.targets, spec.return_scale, spec.score_range, None)
     if env != spec.env:
         with EnvPool(env, obs_keys=spec.obs_keys) as pool:
-            if (pool.observation_dim, pool.action_dim) != (spec.observation_dim, spec.action_dim):
+            own = pool.observation_dim, pool.action_dim, pool.action_kind, pool.choices
+            if own != (spec.observation_dim, spec.action_dim, spec.action_kind, spec.choices):
                 raise LamoError(
-                    f"--env {env} has observations of {pool.observation_dim} and actions of {pool.action_dim} numbers, "
-                    f"the policy of {run} {spec.observation_dim} and {spec.action_dim}; give one that fits"
+                    f"--env {env} has observations of {pool.observation_dim} and actions of {pool.action_dim} numbers "
+                    f"({KIND_WORDS[pool.action_kind]}), the policy of {run} {spec.observation_dim} and "
+                    f"{spec.action_dim} ({KIND_WORDS[spec.action_kind]}); give one that fits"
                 )
     policy = load_policy(run, device)
     wanted = tuple(target for target in targets or () if target != "auto") or spec.targets or (None,)
@@ -69,5 +72,5 @@ def _choose(run: str | Path, policy: Policy, spec: Spec) -> dict[str, Any]:
     pool = gather([run])
     entrant = pool.entrants[0]
     trained_on = np.flatnonzero(np.isin(pool.episodes.ids, sorted(entrant.trained_on)))
-    choices = spec.action_dim if spec.action_kind == "discrete" else 0
-    return choose_target(policy, pool.episodes.select(trained_on), choices=choices, seed=entrant.experiment.seed)
+    data = pool.episodes.select(trained_on)
+    return choose_target(policy, data, choices=spec.choices, seed=entrant.experiment.seed)

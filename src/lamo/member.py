@@ -144,9 +144,8 @@ class Member:
         from lamo.selection.targets import choose_target
 
         setup, experiment, policy = self.setup, self.experiment, self.learner.policy()
-        choices = setup.spec.action_dim if setup.spec.action_kind == "discrete" else 0
         with self._undisturbed():
-            choice = choose_target(policy, setup.episodes, choices=choices, seed=experiment.seed)
+            choice = choose_target(policy, setup.episodes, choices=setup.spec.choices, seed=experiment.seed)
             rows: Rows = []
             if experiment.eval_episodes:
                 task, asked, keys = setup.task, [choice["target"]], setup.spec.obs_keys

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lamo.config import DEVICES, Experiment, Spec
+from lamo.data.actions import KIND_WORDS, action_scaling, unbounded
 from lamo.data.episodes import Episodes
 from lamo.data.inspect import outside_bounds
 from lamo.data.relabel import warning as relabelled
 from lamo.data.sources import load_episodes
-from lamo.data.sources.options import listed
-from lamo.data.sources.rows import UnstatedActions
+from lamo.data.sources.options import UnstatedActions, listed
 from lamo.data.split import hold_out
 from lamo.errors import LamoError, warn
 from lamo.tasks import Task, base_name, get_task, task_for_env
@@ -53,13 +53,14 @@ def read(experiment: Experiment) -> Episodes:
     options: dict[str, Any] = {name: getattr(experiment, name) for name in ("columns", "obs_keys", "actions", "reward")}
     try:
         return load_episodes(experiment.dataset, **options)
-    except UnstatedActions:
-        if experiment.env is None or not experiment.eval_episodes:
+    except UnstatedActions as question:
+        env = experiment.env or question.env
+        if env is None or not experiment.eval_episodes:
             raise
     from lamo.envs.pool import EnvPool
 
-    with EnvPool(experiment.env) as pool:
-        options["actions"] = "discrete" if pool.discrete else "continuous"
+    with EnvPool(env) as pool:
+        options["actions"] = "discrete" if pool.choices else "continuous"
     return load_episodes(experiment.dataset, **options)
 
 
@@ -77,6 +78,7 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None) -> Setup:
         raise LamoError(f"{episodes.source} does not name its environment; {hint}")
     facts = _from_data(episodes)
     if env is not None and experiment.eval_episodes:
+        episodes = _in_form(episodes, env)
         facts = _from_environment(env, episodes, experiment.obs_keys)
     episodes = episodes.subsample(experiment.ratio, experiment.seed)
     if experiment.task is not None:
@@ -86,23 +88,25 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None) -> Setup:
     else:
         task = task_for_env(env or episodes.source, episodes, facts.limit)
     task = replace(task, targets=(experiment.fixed_targets or task.targets) if experiment.conditioned else ())
+    held_out = None
+    if experiment.holdout > 0:
+        episodes, held_out = hold_out(episodes, experiment.holdout)
+    _check_worth(episodes, experiment.reward is None)
+    low, high = _whole_bounds(facts, episodes)
     spec = Spec(
         observation_dim=episodes.observations.shape[1],
         action_dim=facts.action_dim,
-        action_kind="discrete" if episodes.discrete else "continuous",
-        action_low=facts.low,
-        action_high=facts.high,
+        action_kind=episodes.action_kind,
+        action_low=low,
+        action_high=high,
         horizon=task.horizon,
         return_scale=task.return_scale,
         targets=task.targets,
         env=env,
         score_range=task.score_range,
         obs_keys=experiment.obs_keys,
+        action_nvec=facts.choices if episodes.action_kind == "multidiscrete" else None,
     )
-    held_out = None
-    if experiment.holdout > 0:
-        episodes, held_out = hold_out(episodes, experiment.holdout)
-    _check_worth(episodes, experiment.reward is None)
     if said := relabelled(episodes.metadata):
         warn(f"{episodes.source}: {said}")
     return Setup(episodes, task, spec, device, held_out)
@@ -123,28 +127,50 @@ def _check_worth(episodes: Episodes, rewarded: bool) -> None:
 
 class _Facts(NamedTuple):
     action_dim: int
-    low: tuple[float, ...] | None
-    high: tuple[float, ...] | None
+    low: Any  # (A,), infinite where there is no bound, or None
+    high: Any
     limit: int | None  # steps after which the environment truncates
+    choices: tuple[int, ...] = ()  # of each component
+    where: str | None = None  # the environment that says so
 
 
-def _bounds(low: Any, high: Any) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    if low is None or high is None or not np.isfinite([low, high]).all():
+def _whole_bounds(facts: _Facts, episodes: Episodes) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Bounds of continuous actions; where the environment has none, the extremes of the data that is trained on."""
+    if episodes.action_kind != "continuous":
         return None, None
-    return tuple(float(x) for x in low), tuple(float(x) for x in high)
+    low, high = (end if end is not None and len(end) == facts.action_dim else None for end in (facts.low, facts.high))
+    free = np.flatnonzero(unbounded(low, high, facts.action_dim))
+    scaling = action_scaling(low, high, episodes.extremes("actions"))
+    if len(free) and facts.where is not None:
+        warn(
+            f"{facts.where} sets no bounds to numbers {listed(free.tolist())} of an action; taken are the data's "
+            f"extremes, {float(scaling.low[free].min()):g} to {float(scaling.high[free].max()):g}"
+        )
+    return tuple(scaling.low.tolist()), tuple(scaling.high.tolist())
 
 
 def _from_data(episodes: Episodes) -> _Facts:
     """What the data alone says; bounds only where the source recorded them."""
-    if episodes.discrete:
-        if (most := int(episodes.extremes("actions").high)) >= MAX_CHOICES:
+    if choices := episodes.choices:
+        if (most := max(choices)) > MAX_CHOICES:
             raise LamoError(
-                f"{episodes.source} has action {most}, too many choices to learn each; if these are amounts, give "
+                f"{episodes.source} has action {most - 1}, too many choices to learn each; if these are amounts, give "
                 "--actions continuous"
             )
-        return _Facts(most + 1, None, None, None)
+        return _Facts(choices[0] if episodes.discrete else len(choices), None, None, None, choices)
     low, high = (episodes.metadata.get(f"action_{end}") for end in ("low", "high"))
-    return _Facts(episodes.actions.shape[1], *_bounds(low, high), None)
+    return _Facts(episodes.actions.shape[1], low, high, None)
+
+
+def _in_form(episodes: Episodes, env: str) -> Episodes:
+    """The data, whose one column of choices is of one component where the environment's action is an array of one."""
+    from lamo.envs.pool import EnvPool
+
+    if not episodes.discrete:
+        return episodes
+    with EnvPool(env) as pool:
+        alone = pool.action_kind == "multidiscrete" and len(pool.choices) == 1
+    return replace(episodes, actions=episodes.actions[:, None]) if alone else episodes
 
 
 def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | None) -> _Facts:
@@ -158,8 +184,8 @@ def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | 
                 f"{name} has observations of {size} numbers, but those of {env} have {pool.observation_dim}; "
                 f"{_advice(env, episodes, pool, obs_keys)}"
             )
-        if pool.discrete != episodes.discrete:
-            kinds = [("choices" if discrete else "vectors") for discrete in (episodes.discrete, pool.discrete)]
+        if pool.action_kind != episodes.action_kind:
+            kinds = KIND_WORDS[episodes.action_kind], KIND_WORDS[pool.action_kind]
             raise LamoError(
                 f"{name} has actions that are {kinds[0]}, those of {env} are {kinds[1]}; give another --env"
             )
@@ -167,12 +193,28 @@ def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | 
             raise LamoError(
                 f"{name} has actions of {own} numbers, those of {env} have {pool.action_dim}; give another --env"
             )
-        if episodes.discrete and (most := int(episodes.extremes("actions").high)) >= pool.action_dim:
-            raise LamoError(f"{name} has action {most}, but {env} knows 0 to {pool.action_dim - 1}; give another --env")
-        low, high = _bounds(pool.action_low, pool.action_high)
-        if low is not None and (count := outside_bounds(episodes, low, high)):
+        if pool.choices:
+            return _Facts(pool.action_dim, None, None, pool.max_episode_steps, _choices(env, episodes, pool), env)
+        low, high = pool.action_low, pool.action_high
+        if count := outside_bounds(episodes, low, high):
             warn(f"{name}: {count} of {episodes.steps} actions lie outside the bounds of {env}; kept as they are")
-        return _Facts(pool.action_dim, low, high, pool.max_episode_steps)
+        return _Facts(pool.action_dim, low, high, pool.max_episode_steps, (), env)
+
+
+def _choices(env: str, episodes: Episodes, pool: EnvPool) -> tuple[int, ...]:
+    """How many choices each component has. Raises `LamoError` for data that has others."""
+    most = np.atleast_1d(episodes.extremes("actions").high)
+    if (most < pool.choices).all():
+        return pool.choices
+    place = int(np.argmax(most >= pool.choices))
+    what = "action" if pool.discrete else f"in component {place} action"
+    start = int(pool.action_start[min(place, len(pool.action_start) - 1)])
+    hint = (
+        f"choices are counted from 0 here, by {env} from {start}: subtract {start}" if start else "give another --env"
+    )
+    raise LamoError(
+        f"{episodes.source} has {what} {int(most[place])}, but {env} knows 0 to {pool.choices[place] - 1}; {hint}"
+    )
 
 
 def _advice(env: str, episodes: Episodes, pool: EnvPool, obs_keys: tuple[str, ...] | None) -> str:

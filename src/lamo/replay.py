@@ -22,7 +22,7 @@ MAX_PARALLEL = 512  # episodes replayed at once; beyond it memory grows and spee
 
 
 class Replay(NamedTuple):
-    """The policy's answers, float32 vectors or int64 choices as in the log."""
+    """The policy's answers, float32 vectors or int64 choices (one, or one per component) as in the log."""
 
     actions: np.ndarray
     """(N, A) or (N,): at each logged step."""
@@ -94,10 +94,10 @@ def _checked(answer: np.ndarray, logged: np.ndarray, count: int) -> np.ndarray:
 
 def action_errors(asked: np.ndarray, logged: np.ndarray) -> np.ndarray:
     """(N,) float64, how far the answers are from the log, step by step: the squared error, mean over the numbers of an
-    action; for choices 1 where they differ and 0 where they do not.
+    action; for choices 1 where they differ and 0 where they do not, mean over the components.
     """
-    if logged.ndim == 1:
-        return (asked != logged).astype(np.float64)
+    if logged.dtype.kind != "f":
+        return (asked != logged).reshape(len(logged), -1).mean(axis=1)
     return np.square(asked.astype(np.float64) - logged).mean(axis=1)
 
 

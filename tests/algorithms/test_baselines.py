@@ -15,7 +15,7 @@ from test_contract import begin, episodes, learner, spec, train
 from torch import Tensor
 
 from lamo.algorithms import PRESETS, preset_settings, settings_type
-from lamo.algorithms.baselines import METHODS, Baseline, action_bounds
+from lamo.algorithms.baselines import METHODS, Baseline
 from lamo.config import Experiment, Spec
 from lamo.data.episodes import Episodes
 from lamo.data.sources.d4rl import write_d4rl
@@ -35,9 +35,10 @@ def two_states(kind: str, count: int = 60) -> Episodes:
     rng = np.random.default_rng(0)
     on, end = np.asarray([1.0, 0.0], np.float32), np.asarray([0.0, 1.0], np.float32)
     n = 3 * count
+    shape = (n, 2) if kind == "multidiscrete" else n
     return Episodes(
         observations=np.concatenate([np.tile(on, (2 * count, 1)), np.tile(end, (count, 1))]),
-        actions=rng.uniform(-1, 1, (n, 1)).astype(np.float32) if kind == "continuous" else rng.integers(2, size=n),
+        actions=rng.uniform(-1, 1, (n, 1)).astype(np.float32) if kind == "continuous" else rng.integers(2, size=shape),
         rewards=np.ones(n, np.float32),
         offsets=np.concatenate([np.arange(0, 2 * count, 2), np.arange(2 * count, n + 1)]),
         terminated=np.repeat([False, True], count),
@@ -51,6 +52,7 @@ def two_states(kind: str, count: int = 60) -> Episodes:
 Q: dict[tuple[str, str], Callable[[Any, Tensor, Tensor], Tensor]] = {
     ("iql", "continuous"): lambda m, s, a: m.critic(s, a).mean(0),
     ("iql", "discrete"): lambda m, s, a: m.critic(s, a).mean(0),
+    ("iql", "multidiscrete"): lambda m, s, a: m.critic(s, a).mean(0),
     ("td3bc", "continuous"): lambda m, s, a: m.critic(s, a).mean(0),
     ("cql", "continuous"): lambda m, s, a: m.critic(s, a).mean(0),
     ("cql", "discrete"): lambda m, s, a: m.actor(s).mean(-1),
@@ -74,13 +76,14 @@ def test_terminations_end_the_return_and_time_limits_do_not(name: str, kind: str
     _, settings = preset_settings(name, **small, **rates, **few)
     low, high = ((-1.0,), (1.0,)) if kind == "continuous" else (None, None)
     size = 1 if kind == "continuous" else 2
-    task = Spec(2, size, kind, low, high, 2, 1.0, ())  # pyright: ignore[reportArgumentType]
+    nvec = (2, 2) if kind == "multidiscrete" else None
+    task = Spec(2, size, kind, low, high, 2, 1.0, (), action_nvec=nvec)  # pyright: ignore[reportArgumentType]
     agent = Baseline(settings, task, two_states(kind), batch_size=64, seed=0, steps=300)
     batches = agent.batches(np.random.default_rng(0))
     for _ in range(300):
         agent.update(next(batches))
     states = torch.from_numpy((np.eye(2, dtype=np.float32) - agent.statistics.mean) / agent.statistics.std)
-    actions = torch.zeros(2, 1) if kind == "continuous" else torch.zeros(2, dtype=torch.long)
+    actions = torch.zeros_like(torch.from_numpy(agent.transitions.episodes.actions[:2]))
     with torch.no_grad():
         on, end = Q[name, kind](agent.model, states, actions).tolist()
     assert on == pytest.approx(VALUE_ON, abs=0.2)
@@ -215,16 +218,6 @@ def test_actions_are_scaled_by_the_bounds(small_lm: Path) -> None:
     agent = learner("td3bc", small_lm)
     raw = agent.transitions.sample(np.random.default_rng(0), agent.batch_size).actions
     np.testing.assert_allclose(next(agent.batches(np.random.default_rng(0))).actions, raw / 0.9, rtol=1e-6)
-
-
-def test_bounds_come_from_the_data_where_the_environment_has_none() -> None:
-    data = episodes()
-    unknown = Spec(3, 2, "continuous", None, None, 12, 1.0, ())
-    low, high = action_bounds(unknown, data)
-    np.testing.assert_array_equal(low, data.actions.min(0))
-    data.actions[:, 1] = 0.25
-    low, high = action_bounds(unknown, data)
-    assert (low[1], high[1]) == (-0.75, 1.25)
 
 
 def test_an_action_number_that_never_changes_can_be_learned(small_lm: Path) -> None:

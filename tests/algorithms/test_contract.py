@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from lamo.algorithms import PRESETS, get_algorithm, preset_algorithm, preset_settings
 from lamo.algorithms.baselines import METHODS
 from lamo.config import Spec
+from lamo.data.actions import KIND_WORDS
 from lamo.data.episodes import Episodes
 from lamo.errors import LamoError
 from lamo.policy import load_policy, save_policy_files
@@ -27,7 +29,11 @@ def episodes(kind: str = "continuous") -> Episodes:
     n = int(lengths.sum())
     observations = rng.normal(size=(n, 3)).astype(np.float32)
     signal = observations @ np.asarray([[0.5, 0.0], [-0.5, 0.5], [0.0, -0.5]], np.float32)
-    actions: Any = np.tanh(signal) if kind == "continuous" else (signal[:, 0] > 0).astype(np.int64)
+    actions: Any = np.tanh(signal)
+    if kind == "discrete":
+        actions = (signal[:, 0] > 0).astype(np.int64)
+    elif kind == "multidiscrete":
+        actions = np.stack([signal[:, 0] > 0, np.digitize(signal[:, 1], [-0.3, 0.3])], 1).astype(np.int64)
     return Episodes(
         observations=observations,
         actions=actions,
@@ -54,6 +60,7 @@ def spec(kind: str = "continuous") -> Spec:
         targets=(8.0,),
         env=None,
         score_range=None,
+        action_nvec=(2, 3) if kind == "multidiscrete" else None,
     )
 
 
@@ -66,7 +73,7 @@ def guesses(kind: str) -> Episodes:
     if kind == "continuous":
         actions = np.clip(right + 0.4 * rng.normal(size=right.shape), -0.9, 0.9).astype(np.float32)
     else:
-        actions = np.where(rng.random(n) < 0.6, right, 1 - right)
+        actions = np.where(rng.random(right.shape) < 0.6, right, 1 - right)
     return Episodes(
         observations=observations,
         actions=actions,
@@ -83,17 +90,18 @@ def guesses(kind: str) -> Episodes:
 def best_guess(observations: np.ndarray, kind: str) -> np.ndarray:
     if kind == "continuous":
         return np.clip(observations[:, :2], -0.7, 0.7)
-    return (observations[:, 0] > 0).astype(np.int64)
+    signs = (observations[:, :2] > 0).astype(np.int64)
+    return signs if kind == "multidiscrete" else signs[:, 0]
 
 
 def guess_rewards(observations: np.ndarray, actions: np.ndarray, kind: str) -> np.ndarray:
     error = np.abs(actions - best_guess(observations, kind))
-    return (1 - (error.mean(1) if kind == "continuous" else error)).astype(np.float32)
+    return (1 - (error if kind == "discrete" else error.mean(1))).astype(np.float32)
 
 
 def kinds(preset: str) -> list[str]:
     """The kinds of actions that a preset is for."""
-    return list(METHODS.get(PRESETS[preset][0], ["continuous", "discrete"]))
+    return list(METHODS.get(PRESETS[preset][0], KIND_WORDS))
 
 
 OWN = [preset for preset in PRESETS if preset_algorithm(preset).learner.startswith("lamo.")]  # other tests add toys
@@ -139,7 +147,7 @@ def test_it_learns_to_imitate(preset: str, kind: str, small_lm: Path) -> None:
 def test_it_learns_to_earn_more_than_the_data(preset: str, kind: str, small_lm: Path) -> None:
     data = guesses(kind)
     agent = learner(preset, small_lm, kind, data=data)
-    log = train(agent, 150)
+    log = train(agent, 300 if kind == "multidiscrete" else 150)  # two rights to find
     assert all(np.isfinite(v) for row in log for v in row.values())
     observations = np.random.default_rng(7).normal(size=(200, 3)).astype(np.float32)
     actions = begin(agent.policy(), np.zeros(200)).act(observations)
@@ -147,8 +155,9 @@ def test_it_learns_to_earn_more_than_the_data(preset: str, kind: str, small_lm: 
 
 
 def test_a_kind_of_actions_that_it_is_not_for_is_refused(preset: str, small_lm: Path) -> None:
-    for kind in {"continuous", "discrete"} - set(kinds(preset)):
-        with pytest.raises(LamoError, match=f"{preset} is for actions.*use bc, iql, cql.*or "):
+    for kind in set(KIND_WORDS) - set(kinds(preset)):
+        others = "use bc or iql" if kind == "multidiscrete" else "use bc, iql, cql.*or "
+        with pytest.raises(LamoError, match=f"{preset} is for actions that are .*are {KIND_WORDS[kind]}; {others}"):
             learner(preset, small_lm, kind)
 
 
@@ -206,6 +215,50 @@ def test_a_saved_policy_acts_the_same(preset: str, kind: str, small_lm: Path, tm
     assert all(np.array_equal(a, b) for a, b in zip(*acted, strict=True))
     if kind == "continuous":
         assert np.abs(acted[0]).max() <= 0.9  # the environment's bounds
+    elif kind == "multidiscrete":
+        assert acted[0][0].shape == (2, 2) and acted[0][0].dtype == np.int64
+        assert all((actions >= 0).all() and (actions < (2, 3)).all() for actions in acted[0])
+
+
+@pytest.mark.parametrize("preset", ["dt", "bc", "iql", "td3bc"])
+def test_a_box_of_any_bounds_is_learned_as_the_unit_box(preset: str, small_lm: Path) -> None:
+    """What differs is the units alone: 3 to 11 is 7 ± 4, and the factors are powers of two."""
+    unit = episodes()
+    unit = replace(unit, actions=np.round(unit.actions * 512) / 512)  # so that no digit is lost on the way
+    wide = replace(unit, actions=7 + 4 * unit.actions)
+    specs = replace(spec(), action_low=(-1.0,) * 2, action_high=(1.0,) * 2), replace(spec(), action_low=(3.0,) * 2)
+    agents = []
+    for data, facts in zip((unit, wide), (specs[0], replace(specs[1], action_high=(11.0,) * 2)), strict=True):
+        plain = learner(preset, small_lm, data=data)
+        agents.append(type(plain)(plain.settings, facts, data, batch_size=16, seed=0))
+    logs = []
+    for agent in agents:
+        torch.manual_seed(0)
+        logs.append(train(agent, 5))
+    assert logs[0] == logs[1]
+    observations = np.random.default_rng(5).normal(size=(6, 4, 3)).astype(np.float32)
+    acted = []
+    for agent in agents:
+        policy = begin(agent.policy(), [8.0] * 4)
+        acted.append(np.stack([policy.act(o, None if t == 0 else np.ones(4)) for t, o in enumerate(observations)]))
+    np.testing.assert_allclose(acted[1], 7 + 4 * acted[0], rtol=1e-6)
+    assert agents[1].export()[1]["action_bounds"] == [[3.0, 3.0], [11.0, 11.0]]
+
+
+def test_without_bounds_the_data_s_extremes_are_the_box(small_lm: Path) -> None:
+    data = episodes()
+    data = replace(data, actions=100 * data.actions)
+    for preset in ("dt", "bc"):
+        plain = learner(preset, small_lm)
+        free = replace(spec(), action_low=(-np.inf, -np.inf), action_high=(np.inf, 50.0))
+        agent = type(plain)(plain.settings, free, data, batch_size=16, seed=0)
+        low, high = agent.export()[1]["action_bounds"]
+        assert low == data.actions.min(0).tolist() and high == [float(data.actions[:, 0].max()), 50.0]
+        batch = next(agent.batches(np.random.default_rng(0)))
+        scaled = batch.windows.actions if preset == "dt" else batch.actions
+        assert scaled[..., 0].min() >= -1 and scaled[..., 0].max() <= 1
+        actions = begin(agent.policy(), [8.0] * 50).act(np.random.default_rng(0).normal(size=(50, 3)) * 5)
+        assert (actions >= low).all() and (actions <= high).all()
 
 
 def test_policy_in_a_batch_equals_alone(preset: str, small_lm: Path) -> None:

@@ -73,8 +73,8 @@ def test_acting_equals_the_training_forward(small_lm: Path) -> None:
         lo = max(0, t - k + 1)
         stats = agent.statistics
         observations = torch.from_numpy((data.observations[lo : t + 1] - stats.mean) / stats.std)[None]
-        past = (
-            np.concatenate([np.stack(acted[lo:t]), np.zeros((1, 2), np.float32)])
+        past = (  # scaled, as the model sees and gives them
+            np.concatenate([np.stack(acted[lo:t]) / np.float32(0.9), np.zeros((1, 2), np.float32)])
             if t > lo
             else np.zeros((1, 2), np.float32)
         )
@@ -85,7 +85,7 @@ def test_acting_equals_the_training_forward(small_lm: Path) -> None:
                 torch.from_numpy(past)[None].float(),
                 torch.arange(lo, t + 1)[None],
             )[0, -1].numpy()
-        np.testing.assert_allclose(acted[-1], np.clip(want, -0.9, 0.9), atol=1e-5)
+        np.testing.assert_allclose(acted[-1], 0.9 * np.clip(want, -1, 1), atol=1e-5)
     assert n <= HORIZON
 
 

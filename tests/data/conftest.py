@@ -23,13 +23,19 @@ def make(
     final: bool = False,
     metadata: dict[str, Any] | None = None,
 ) -> Episodes:
-    """Episodes of these lengths; `actions` 0: discrete; `ends`: `terminated`, `truncated` or `unfinished`, for each."""
+    """Episodes of these lengths; `actions` 0: discrete, below: so many choices at once; `ends`: `terminated`,
+    `truncated` or `unfinished`, for each."""
     rng = np.random.default_rng(seed)
     steps, count = int(sum(lengths)), len(lengths)
     kinds = list(ends) if ends is not None else ["terminated" if e % 2 else "truncated" for e in range(count)]
+    observations = rng.normal(size=(steps, width)).astype(np.float32)
+    if actions > 0:
+        acted: np.ndarray = rng.uniform(-1, 1, (steps, actions)).astype(np.float32)
+    else:
+        acted = rng.integers(4, size=(steps, -actions) if actions else steps)
     return Episodes(
-        observations=rng.normal(size=(steps, width)).astype(np.float32),
-        actions=rng.uniform(-1, 1, (steps, actions)).astype(np.float32) if actions else rng.integers(4, size=steps),
+        observations=observations,
+        actions=acted,
         rewards=rng.normal(size=steps).astype(np.float32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         terminated=np.array([kind == "terminated" for kind in kinds]),

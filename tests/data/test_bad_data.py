@@ -165,7 +165,8 @@ def test_what_is_no_number(tmp_path, arrays, kind):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_shapes_that_are_not_supported(tmp_path, arrays, kind):
     refused(write(tmp_path, kind, {**arrays, "rewards": np.zeros((309, 2))}), "rewards")
-    refused(write(tmp_path, kind, {**arrays, "actions": np.zeros((309, 2), np.int64)}), "one discrete action")
+    whole = write(tmp_path, kind, {**arrays, "actions": np.zeros((309, 2), np.int64)})
+    refused(whole, "actions are whole numbers", "--actions discrete", "--actions continuous")
     pixels = np.zeros((309, 8, 8), np.uint8)
     refused(write(tmp_path, kind, {**arrays, "observations": pixels}), "images (8, 8)", "state observations")
     refused(write(tmp_path, kind, {**arrays, "rewards": np.float32(1)}) if kind != "pkl" else "", "")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import lamo
 from lamo.data import Episodes
+from lamo.data.sources.options import UnstatedActions
 from lamo.errors import LamoError
 
 KINDS = st.lists(
@@ -34,29 +35,32 @@ def parts(episodes: Episodes, e: int, final: bool) -> dict[str, Any]:
     }
 
 
-@given(kinds=KINDS, discrete=st.booleans(), final=st.booleans(), lists=st.booleans())
+@given(kinds=KINDS, actions=st.sampled_from([2, 0, -3]), final=st.booleans(), lists=st.booleans())
 @settings(max_examples=40)
-def test_one_episode_after_another(make_episodes, assert_same, kinds, discrete, final, lists):
+def test_one_episode_after_another(make_episodes, assert_same, kinds, actions, final, lists):
     lengths, ends = zip(*kinds, strict=True)
-    episodes = make_episodes(lengths, ends=ends, actions=0 if discrete else 2, final=final)
+    episodes = make_episodes(lengths, ends=ends, actions=actions, final=final)
     given = (parts(episodes, e, final) for e in range(len(episodes)))
     if lists:
         given = ({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in each.items()} for each in given)
-    back = lamo.episodes_from(given, env="Hopper-v5", action_low=[-1, -1], action_high=(1, 1), name="mine")
+    bounds: dict[str, Any] = {"action_low": [-1, -1], "action_high": (1, 1)}
+    meant = None if actions > 0 else "discrete"
+    back = lamo.episodes_from(given, env="Hopper-v5", **bounds, name="mine", actions=meant)
     assert_same(back, episodes)
     assert back.metadata["env"] == "Hopper-v5" and back.metadata["action_low"] == [-1.0, -1.0]
     assert back.source == "mine"
 
 
-@given(kinds=KINDS, discrete=st.booleans())
+@given(kinds=KINDS, actions=st.sampled_from([2, 0, -3]))
 @settings(max_examples=40)
-def test_flat_arrays(make_episodes, flat_arrays, assert_same, kinds, discrete):
+def test_flat_arrays(make_episodes, flat_arrays, assert_same, kinds, actions):
     lengths, ends = zip(*kinds, strict=True)
     ends = [end if end != "unfinished" or i == len(ends) - 1 else "truncated" for i, end in enumerate(ends)]
-    episodes = make_episodes(lengths, ends=ends, actions=0 if discrete else 2)
-    assert_same(lamo.episodes_from(flat_arrays(episodes)), episodes)
+    episodes = make_episodes(lengths, ends=ends, actions=actions)
+    meant = None if actions > 0 else "discrete"
+    assert_same(lamo.episodes_from(flat_arrays(episodes), actions=meant), episodes)
     numbers = np.repeat([9, 3, 5, 8, 1, 2][: len(episodes)], episodes.lengths)
-    by_number = lamo.episodes_from({**flat_arrays(episodes), "episode": numbers})
+    by_number = lamo.episodes_from({**flat_arrays(episodes), "episode": numbers}, actions=meant)
     assert_same(by_number, episodes)
     assert by_number.ids.tolist() == [9, 3, 5, 8, 1, 2][: len(episodes)]
 
@@ -96,12 +100,23 @@ def test_minari_s_episodes():
 
 def test_what_whole_numbers_mean_and_no_rewards():
     given = {"observations": np.zeros((3, 1)), "actions": [0, 1, 2], "rewards": np.ones(3), "terminals": [0, 0, 1]}
-    assert lamo.episodes_from(given).discrete
+    for data in (given, [given], {**given, "episode": [0, 0, 0]}):
+        with pytest.raises(UnstatedActions, match="whole numbers.*discrete.*--actions continuous") as question:
+            lamo.episodes_from(data, env="CartPole-v1")
+        assert question.value.env == "CartPole-v1"
+    assert lamo.episodes_from(given, actions="discrete").discrete
+    pairs = {**given, "actions": np.array([[0, 3], [1, 0], [0, 2]], np.int8)}
+    assert lamo.episodes_from(pairs, actions="discrete").choices == (2, 4)
+    floats = {**given, "actions": np.array([[0.0, 3.0], [1.0, 0.0], [0.0, 2.0]])}
+    assert lamo.episodes_from(floats, actions="discrete").action_kind == "multidiscrete"
+    assert lamo.episodes_from(floats).action_kind == "continuous"
+    switches = {**given, "actions": np.array([[True, False]] * 3)}
+    assert lamo.episodes_from(switches, actions="discrete").actions.tolist() == [[1, 0]] * 3
     assert lamo.episodes_from(given, actions="continuous").actions.tolist() == [[0], [1], [2]]
     assert lamo.episodes_from([given], actions="continuous").actions.shape == (3, 1)
     del given["rewards"]
-    assert lamo.episodes_from(given, reward="none").rewards.tolist() == [0, 0, 0]
-    assert lamo.episodes_from([given], reward="none").rewards.tolist() == [0, 0, 0]
+    for data in (given, [given]):
+        assert lamo.episodes_from(data, actions="discrete", reward="none").rewards.tolist() == [0, 0, 0]
 
 
 SOUND = {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 1)), "rewards": np.zeros(3), "terminals": [0, 0, 1]}
@@ -129,7 +144,8 @@ def test_what_is_wrong(changes, words, form):
     if form == "numbered":
         given["episode"] = [0, 0, 1]
     with pytest.raises(LamoError) as caught:
-        lamo.episodes_from([given] if form == "iterable" else given, name="mine")
+        meant = "discrete" if "choices" in words else None
+        lamo.episodes_from([given] if form == "iterable" else given, name="mine", actions=meant)
     assert words in str(caught.value).replace("key ", "") and str(caught.value).startswith("mine: ")
 
 

@@ -399,3 +399,30 @@ def test_arrow_without_pyarrow(store, monkeypatch):
     notes.write_text(json.dumps({**json.loads(notes.read_text()), "data_format": "arrow"}))
     with pytest.raises(LamoError, match=r"is stored as arrow; `pip install \"lamo\[tables\]"):
         load_episodes("world-v0")
+
+
+@pytest.mark.parametrize(
+    ("space", "stored", "actions", "choices"),
+    [
+        ({"type": "MultiDiscrete", "nvec": [3, 2], "start": [0, 4]}, [[2, 4], [0, 5]], [[2, 0], [0, 1]], (3, 2)),
+        ({"type": "MultiDiscrete", "nvec": [[3], [2]]}, [[[2], [0]], [[1], [1]]], [[2, 0], [1, 1]], (3, 2)),
+        ({"type": "MultiDiscrete", "nvec": [5], "start": [1]}, [[5], [1]], [[4], [0]], (5,)),
+        ({"type": "MultiBinary", "n": 2}, [[1, 0], [0, 0]], [[1, 0], [0, 0]], (2, 2)),
+        ({"type": "Discrete", "n": 4, "start": 2}, [5, 2], [3, 0], (4,)),
+    ],
+)
+def test_choices_of_every_space(tmp_path, space, stored, actions, choices):
+    """The space says that they are choices, how many, and what they are counted from."""
+    (tmp_path / "data").mkdir()
+    described = {"observation_space": {"type": "Box", "dtype": "float64", "shape": [1]}, "action_space": space}
+    notes = {"data_format": "hdf5", **{key: json.dumps(value) for key, value in described.items()}}
+    (tmp_path / "data" / "metadata.json").write_text(json.dumps(notes))
+    with h5py.File(tmp_path / "data" / "main_data.hdf5", "w") as file:
+        group = file.create_group("episode_0")
+        group["observations"], group["actions"] = np.zeros((3, 1)), np.array(stored, np.int64)
+        group["rewards"], group["terminations"] = np.zeros(2), np.array([False, True])
+        group["truncations"] = np.zeros(2, bool)
+    episodes = load_episodes(tmp_path)
+    assert episodes.actions.tolist() == actions and episodes.choices == choices
+    amounts = load_episodes(tmp_path, actions="continuous")
+    assert amounts.actions.tolist() == np.reshape(stored, (2, -1)).tolist()

@@ -33,14 +33,17 @@ def split(episodes):
     return list(zip(episodes.offsets[:-1].tolist(), episodes.offsets[1:].tolist(), strict=True))
 
 
-@given(kinds=KINDS, discrete=st.booleans(), final=st.booleans())
-def test_d4rl_round_trip(make_episodes, assert_same, tmp_path_factory, kinds, discrete, final):
+@given(kinds=KINDS, actions=st.sampled_from([2, 0, -3]), final=st.booleans())
+def test_d4rl_round_trip(make_episodes, assert_same, tmp_path_factory, kinds, actions, final):
+    """What the writer says of choices is enough to read them again, their number too."""
     lengths, ends = zip(*kinds, strict=True)
-    episodes = make_episodes(lengths, ends=ends, actions=0 if discrete else 2, final=final)
+    said = {0: {"action_choices": 7}, -3: {"action_nvec": [5, 4, 6]}}.get(actions)
+    episodes = make_episodes(lengths, ends=ends, actions=actions, final=final, metadata=said)
     path = write_d4rl(episodes, tmp_path_factory.mktemp("d4rl") / "a.hdf5", {"env_id": "Hopper-v5"})
     back = load_episodes(path)
     assert_same(back, episodes)
     assert back.digest() == episodes.digest()
+    assert back.choices == episodes.choices == {0: (7,), -3: (5, 4, 6), 2: ()}[actions]
     assert back.ids.tolist() == episodes.ids.tolist()
     assert back.metadata["env"] == "Hopper-v5"
     assert back.metadata["source"] == "a.hdf5"  # not the path of a machine
@@ -112,21 +115,21 @@ def test_terminals_and_timeouts_cut_and_no_step_is_lost_or_moved(tmp_path_factor
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("order", ["C", "F"])
-@given(kinds=KINDS, discrete=st.booleans())
-def test_npz_round_trip(make_episodes, flat_arrays, assert_same, tmp_path_factory, compressed, order, kinds, discrete):
+@given(kinds=KINDS, actions=st.sampled_from([2, 0, -3]))
+def test_npz_round_trip(make_episodes, flat_arrays, assert_same, tmp_path_factory, compressed, order, kinds, actions):
     lengths, ends = zip(*kinds, strict=True)
     ends = [end if end != "unfinished" or i == len(ends) - 1 else "truncated" for i, end in enumerate(ends)]
-    episodes = make_episodes(lengths, ends=ends, actions=0 if discrete else 2)
+    episodes = make_episodes(lengths, ends=ends, actions=actions)
     path = tmp_path_factory.mktemp("npz") / "a.npz"
     arrays = {key: np.asarray(value, order=order) for key, value in flat_arrays(episodes).items()}
     (np.savez_compressed if compressed else np.savez)(path, **arrays)
-    assert_same(load_episodes(path), episodes)
+    assert_same(load_episodes(path, actions=None if actions > 0 else "discrete"), episodes)
 
 
-@given(kinds=KINDS, discrete=st.booleans(), protocol=st.integers(0, 5), lists=st.booleans())
-def test_trajectories_round_trip(make_episodes, assert_same, tmp_path_factory, kinds, discrete, protocol, lists):
+@given(kinds=KINDS, actions=st.sampled_from([2, 0, -3]), protocol=st.integers(0, 5), lists=st.booleans())
+def test_trajectories_round_trip(make_episodes, assert_same, tmp_path_factory, kinds, actions, protocol, lists):
     lengths, ends = zip(*kinds, strict=True)
-    episodes = make_episodes(lengths, ends=ends, actions=0 if discrete else 2, final=True)
+    episodes = make_episodes(lengths, ends=ends, actions=actions, final=True)
     content = []
     for index, (a, b) in enumerate(split(episodes)):
         following = np.concatenate([episodes.observations[a + 1 : b], episodes.final_observations[index : index + 1]])
@@ -142,7 +145,7 @@ def test_trajectories_round_trip(make_episodes, assert_same, tmp_path_factory, k
         )
     path = tmp_path_factory.mktemp("pkl") / "a.pkl"
     path.write_bytes(pickle.dumps(content, protocol=protocol))
-    assert_same(load_episodes(path), episodes)
+    assert_same(load_episodes(path, actions=None if actions > 0 else "discrete"), episodes)
 
 
 def test_a_pickled_dict_of_flat_arrays(make_episodes, flat_arrays, assert_same, tmp_path):

@@ -82,14 +82,17 @@ def test_regular_expressions_take_columns_in_the_order_of_the_file(tmp_path):
     assert episodes.metadata["columns"]["obs"] == ["x", "y", "vx", "t"]
 
 
-@given(kinds=KINDS, discrete=st.booleans(), suffix=st.sampled_from(["csv", "tsv", "parquet"]))
-@settings(max_examples=30)
-def test_round_trip(make_episodes, assert_same, tmp_path_factory, kinds, discrete, suffix):
+@given(kinds=KINDS, actions=st.sampled_from([2, 0, -3]), suffix=st.sampled_from(["csv", "tsv", "parquet"]))
+@settings(max_examples=40)
+def test_round_trip(make_episodes, assert_same, tmp_path_factory, kinds, actions, suffix):
     lengths, ends = zip(*kinds, strict=True)
-    episodes = make_episodes(lengths, ends=ends, actions=0 if discrete else 2)
+    said = {0: {"action_choices": 7}, -3: {"action_nvec": [5, 4, 6]}}.get(actions)
+    episodes = make_episodes(lengths, ends=ends, actions=actions, metadata=said)
     path = write_table(episodes, tmp_path_factory.mktemp("table") / f"log.{suffix}")
-    back = load_episodes(path, actions="discrete" if discrete and suffix != "parquet" else None)  # Parquet remembers
+    back = load_episodes(path, actions="discrete" if actions <= 0 and suffix != "parquet" else None)
     assert_same(back, episodes)
+    if suffix == "parquet":  # it remembers
+        assert back.choices == episodes.choices
     assert back.ids.tolist() == episodes.ids.tolist()
 
 
@@ -312,9 +315,10 @@ def test_whole_numbers_among_the_actions_are_a_question(tmp_path, suffix, values
     amounts = load_episodes(path, columns=MAPPED, actions="continuous")
     assert amounts.actions.shape == (12, 1) and amounts.actions.dtype == np.float32
     two = ["action=ux,run", "obs=x", "reward=r", "episode=run"]
-    message = refused(path, "--actions continuous if they are amounts", columns=two)
-    assert "--actions discrete" not in message
-    refused(path, "needs one action per step, not 2", columns=two, actions="discrete")
+    refused(path, "--actions discrete", "--actions continuous", columns=two)
+    both = load_episodes(path, columns=two, actions="discrete")
+    assert both.action_kind == "multidiscrete" and both.choices == (max(map(int, values)) + 1, 10)
+    assert both.actions[:, 0].tolist() == [int(value) for value in values]
     refused(save(log().assign(ux=-1), tmp_path / "minus.csv"), "counted from 0", columns=MAPPED, actions="discrete")
     with pytest.raises(LamoError, match="--actions sometimes is not known"):
         load_episodes(path, columns=MAPPED, actions="sometimes")

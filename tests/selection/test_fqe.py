@@ -32,7 +32,7 @@ def value(episodes: Episodes, name: str, discrete: bool = True, settings: Critic
     replayed = replay(TablePolicy(CHOICES[name], discrete), episodes)
     pools = bootstrap_pools(len(episodes), settings.members, np.random.default_rng(0))
     answers = next_answers(episodes, replayed)
-    critics = fit(episodes, answers, pools, settings, 0, choices=2 if discrete else 0)
+    critics = fit(episodes, answers, pools, settings, 0, choices=(2,) if discrete else ())
     values = first_values(critics, episodes, replayed)
     assert values.shape == (settings.members, len(episodes))
     return float(values[:, episodes.observations[episodes.offsets[:-1], 0] == 1].mean())
@@ -75,7 +75,7 @@ def test_a_critic_of_the_behaviour_knows_what_it_earned(rng: np.random.Generator
     v0 = (0.5 + 0.5 * g) / (1 - 0.5 * g - 0.25 * g * g)
     episodes = two_states(300, 12, rng)
     actions, known = next_logged(episodes)
-    critics = fit(episodes, actions, [np.arange(300)] * 2, SETTINGS, 0, known=known, choices=2)
+    critics = fit(episodes, actions, [np.arange(300)] * 2, SETTINGS, 0, known=known, choices=(2,))
     states = np.eye(2, dtype=np.float32)[[0, 0]]
     found = critics(states, np.array([0, 1])).mean(axis=0)
     assert found.mean() == pytest.approx(v0, abs=0.2)
@@ -87,7 +87,7 @@ def test_seeds_repeat_and_members_differ(rng: np.random.Generator) -> None:
     few = replace(SETTINGS, fqe_steps=20)
     answers = next_answers(episodes, replay(TablePolicy(CHOICES["end"]), episodes))
     pools = bootstrap_pools(20, 2, np.random.default_rng(0))
-    first, again, other = (fit(episodes, answers, pools, few, seed, choices=2) for seed in (0, 0, 1))
+    first, again, other = (fit(episodes, answers, pools, few, seed, choices=(2,)) for seed in (0, 0, 1))
     asked = episodes.observations, episodes.actions
     assert np.array_equal(first(*asked), again(*asked))
     assert not np.array_equal(first(*asked), other(*asked))
@@ -99,7 +99,7 @@ def test_values_stay_within_reach_of_the_rewards(rng: np.random.Generator) -> No
     episodes = two_states(10, 4, rng)
     answers = next_answers(episodes, replay(TablePolicy(CHOICES["go round"]), episodes))
     wild = replace(SETTINGS, learning_rate=0.5, fqe_steps=200, target_rate=1.0)
-    critics = fit(episodes, answers, [np.arange(10)], wild, 0, choices=2)
+    critics = fit(episodes, answers, [np.arange(10)], wild, 0, choices=(2,))
     assert np.abs(critics(episodes.observations, episodes.actions)).max() < 3 * 2 / (1 - DISCOUNT)
 
 

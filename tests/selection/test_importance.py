@@ -19,7 +19,7 @@ MEANS = np.array([1.0, 2.0, 7.0])
 
 def weigh(episodes: Episodes, arm: int, epsilon: float, bootstrap: Bootstrap | None = None):
     asked = np.full(episodes.steps, arm)
-    likely = log_likelihood(asked, episodes.actions, epsilon=epsilon, sigma=1.0, choices=3)
+    likely = log_likelihood(asked, episodes.actions, epsilon=epsilon, sigma=1.0, choices=(3,))
     return weighted_return(episodes, likely, 0.9, bootstrap)
 
 
@@ -116,7 +116,7 @@ def test_refusals() -> None:
     with pytest.raises(LamoError, match="--sigma 0"):
         log_likelihood(np.zeros((1, 1)), np.zeros((1, 1)), epsilon=0.1, sigma=0)
     with pytest.raises(LamoError, match="--epsilon 2"):
-        log_likelihood(np.zeros(1), np.zeros(1), epsilon=2, sigma=1, choices=2)
+        log_likelihood(np.zeros(1), np.zeros(1), epsilon=2, sigma=1, choices=(2,))
 
 
 def test_draws_repeat_whether_or_not_they_are_kept(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lamo.algorithms.settings import check_chunk
 from lamo.errors import LamoError
 
 
@@ -56,8 +57,13 @@ class BCSettings:
     """Learning rate of AdamW."""
     weight_decay: float = 0.0
     """AdamW's weight decay, on matrices."""
+    chunk: int = 1
+    """Actions that are predicted at once: those of this step and of the next chunk - 1 (ACT, arXiv 2304.13705)."""
+    execute: int | None = None
+    """How many of them are executed before the next are predicted; by default all of them."""
 
     def __post_init__(self) -> None:
+        check_chunk(self)
         _need_within(self, ["top_fraction"], 0, 1, ends="(]")
         _need_at_least_one(self, "layers", "width")
         _need_within(self, ["dropout"], 0, 1, ends="[)")

@@ -20,19 +20,21 @@ from lamo.algorithms.bc import BC
 from lamo.algorithms.bcq import BCQ, ChoiceBCQ
 from lamo.algorithms.cql import CQL, ChoiceCQL
 from lamo.algorithms.iql import IQL
-from lamo.algorithms.method import Batch, Method
+from lamo.algorithms.method import Batch, Chunks, Method
 from lamo.algorithms.nfq import NFQ
 from lamo.algorithms.td3bc import TD3BC
 from lamo.config import Spec
+from lamo.data.actions import KIND_WORDS, Scaling, action_scaling
 from lamo.data.episodes import Episodes, Statistics
-from lamo.data.transitions import TransitionBatch, Transitions, best_episodes, return_range_scale
+from lamo.data.transitions import ChunkBatch, TransitionBatch, Transitions, best_episodes, return_range_scale
 from lamo.errors import LamoError
+from lamo.models.choices import likeliest
 from lamo.models.cpu import keep_freed_memory
 
 METHODS: dict[str, dict[str, type[Method]]] = {
     # algorithm: {kind of actions: its method}
-    "bc": {"continuous": BC, "discrete": BC},
-    "iql": {"continuous": IQL, "discrete": IQL},
+    "bc": {"continuous": BC, "discrete": BC, "multidiscrete": BC},
+    "iql": {"continuous": IQL, "discrete": IQL, "multidiscrete": IQL},
     "cql": {"continuous": CQL, "discrete": ChoiceCQL},
     "td3bc": {"continuous": TD3BC},
     "bcq": {"continuous": BCQ, "discrete": ChoiceBCQ},
@@ -45,10 +47,10 @@ def method_for(name: str, kind: str) -> type[Method]:
     """The class for an algorithm and a kind of actions. Raises `LamoError`, which names others, where there is none."""
     of_kind = METHODS[name]
     if kind not in of_kind:
-        words = {"continuous": "vectors", "discrete": "choices"}
         others = [other for other, kinds in METHODS.items() if kind in kinds]
+        known = " or ".join(KIND_WORDS[each] for each in of_kind)
         raise LamoError(
-            f"{name} is for actions that are {words[next(iter(of_kind))]}, but those of this data are {words[kind]}; "
+            f"{name} is for actions that are {known}, but those of this data are {KIND_WORDS[kind]}; "
             f"use {', '.join(others[:-1])} or {others[-1]}"
         )
     return of_kind[kind]
@@ -81,25 +83,31 @@ class Baseline:
         self.transitions = Transitions(
             episodes, self.statistics, reward_scale=self.reward_scale, following=kind.following
         )
-        self.bounds = action_bounds(spec, episodes) if spec.action_kind == "continuous" else None
+        self.scaling: Scaling | None = None
+        if spec.action_kind == "continuous":
+            self.scaling = action_scaling(spec.action_low, spec.action_high, episodes.extremes("actions"))
         torch.manual_seed(seed)
         self.model = kind(settings, spec, steps).to(self.device)
         self.steps = 0
 
-    def batches(self, rng: np.random.Generator) -> Iterator[TransitionBatch]:
+    def batches(self, rng: np.random.Generator) -> Iterator[TransitionBatch | ChunkBatch]:
         """An endless stream, all of it drawn with `rng`."""
+        chunk = getattr(self.settings, "chunk", 1)
         while True:
-            batch = self.transitions.sample(rng, self.batch_size)
-            if self.bounds is not None:
-                low, high = self.bounds
-                batch = batch._replace(actions=(batch.actions - (high + low) / 2) / ((high - low) / 2))
+            if chunk > 1:
+                batch = self.transitions.sample_chunks(rng, self.batch_size, chunk)
+            else:
+                batch = self.transitions.sample(rng, self.batch_size)
+            if self.scaling is not None:
+                batch = batch._replace(actions=self.scaling.to_unit(batch.actions))
             yield batch
 
-    def update(self, batch: TransitionBatch) -> dict[str, float]:
+    def update(self, batch: TransitionBatch | ChunkBatch) -> dict[str, float]:
         """One gradient step of the method."""
         if not self.model.actor.training:  # a policy of this learner has acted
             self.model.train()
-        tensors = Batch(*(torch.from_numpy(array).to(self.device) for array in batch))
+        kind = Chunks if isinstance(batch, ChunkBatch) else Batch
+        tensors = kind(*(torch.from_numpy(array).to(self.device) for array in batch))
         values = self.model.update(tensors, self.steps)
         self.steps += 1
         numbers = torch.stack([value.detach() for value in values.values()]).tolist()  # one wait for the device
@@ -107,7 +115,7 @@ class Baseline:
 
     def policy(self) -> BaselinePolicy:
         """A policy that acts with this learner's actor, whatever its weights are at that moment."""
-        return BaselinePolicy(self.model.actor, self.spec, self.statistics, self.bounds)
+        return BaselinePolicy(self.model.actor, self.settings, self.spec, self.statistics, self.scaling)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights (targets among them), optimiser moments and the step: with the config, all that goes on."""
@@ -148,7 +156,7 @@ class Baseline:
             "settings": asdict(self.settings),
             "spec": asdict(self.spec),
             "statistics": {"mean": self.statistics.mean.tolist(), "std": self.statistics.std.tolist()},
-            "action_bounds": None if self.bounds is None else [bound.tolist() for bound in self.bounds],
+            "action_bounds": None if self.scaling is None else [bound.tolist() for bound in self.scaling],
         }
 
     @staticmethod
@@ -160,9 +168,7 @@ class Baseline:
             spec = _of_json(Spec, metadata["spec"])
             statistics = Statistics(*(np.asarray(metadata["statistics"][k], np.float32) for k in ("mean", "std")))
             bounds = metadata["action_bounds"]
-            if bounds is not None:
-                low, high = (np.asarray(bound, np.float32) for bound in bounds)
-                bounds = low, high
+            scaling = None if bounds is None else Scaling(*(np.asarray(bound, np.float32) for bound in bounds))
             with torch.random.fork_rng(devices=[]):
                 actor = method_for(name, spec.action_kind).make_actor(settings, spec)
         except (KeyError, TypeError, ValueError) as error:
@@ -171,18 +177,7 @@ class Baseline:
         if own.keys() != tensors.keys() or any(own[k].shape != tensors[k].shape for k in own):
             raise LamoError("policy.safetensors does not fit policy.json; copy the whole policy folder again")
         actor.load_state_dict(tensors)
-        return BaselinePolicy(actor.to(device), spec, statistics, bounds)
-
-
-def action_bounds(spec: Spec, episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
-    """(A,) float32 lowest and highest actions: the environment's, or where it has none those of the data. Where the two
-    are equal the number is free to move by 1 each way."""
-    if spec.action_low is not None and spec.action_high is not None:
-        low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
-    else:
-        low, high = episodes.extremes("actions")
-    flat = high <= low
-    return np.where(flat, low - 1, low), np.where(flat, high + 1, high)
+        return BaselinePolicy(actor.to(device), settings, spec, statistics, scaling)
 
 
 def _of_json(cls: Any, values: dict[str, Any]) -> Any:
@@ -191,14 +186,17 @@ def _of_json(cls: Any, values: dict[str, Any]) -> Any:
 
 
 class BaselinePolicy:
-    """Acts on the newest observation alone; there is no return to ask it for."""
+    """Acts on the newest observation alone; there is no return to ask it for. What it predicted at once (chunks) it
+    executes, without looking, before it predicts again."""
 
     default_target: float | None = None
 
     def __init__(
-        self, actor: nn.Module, spec: Spec, statistics: Statistics, bounds: tuple[np.ndarray, np.ndarray] | None
+        self, actor: nn.Module, settings: Any, spec: Spec, statistics: Statistics, scaling: Scaling | None
     ) -> None:
-        self.actor, self.spec, self.bounds = actor, spec, bounds
+        self.actor, self.spec, self.scaling = actor, spec, scaling
+        self.chunk = getattr(settings, "chunk", 1)
+        self.execute = self.chunk if getattr(settings, "execute", None) is None else settings.execute
         self.device = next(actor.parameters()).device
         self.mean, self.std = statistics
         self.n = 0
@@ -208,6 +206,9 @@ class BaselinePolicy:
         if targets is not None:
             raise LamoError("this policy does not take return targets; leave them out")
         self.n = n
+        self.steps = np.zeros(n, np.int64)  # steps taken
+        shape = () if self.spec.action_kind == "discrete" else (self.spec.action_dim,)
+        self.plan = np.zeros((n, self.chunk, *shape), np.int64 if self.spec.choices else np.float32)
 
     @torch.inference_mode()
     def act(self, observations: Any, rewards: Any = None, rows: np.ndarray | None = None) -> np.ndarray:
@@ -228,10 +229,20 @@ class BaselinePolicy:
             raise LamoError("policy.act got an observation that holds NaN or infinity; reset the environment")
         if self.actor.training:
             self.actor.eval()
-        output = self.actor(torch.from_numpy((observations - self.mean) / self.std).to(self.device))
-        if self.bounds is None:
-            actions = output.argmax(-1).cpu().numpy()
-        else:
-            low, high = self.bounds
-            actions = np.clip((high + low) / 2 + (high - low) / 2 * output.cpu().numpy(), low, high)
+        rows = np.arange(self.n) if rows is None else np.asarray(rows)
+        place = self.steps[rows] % self.execute  # within the chunk that is being executed
+        deciding = np.flatnonzero(place == 0)
+        if len(deciding):
+            self.plan[rows[deciding]] = self._predict(observations[deciding])
+        self.steps[rows] += 1
+        actions = self.plan[rows, place]
         return actions[0] if single else actions
+
+    def _predict(self, observations: np.ndarray) -> np.ndarray:
+        """(m, S) -> chunks (m, n, A) within the bounds, (m, n) or (m, n, A) choices."""
+        output = self.actor(torch.from_numpy((observations - self.mean) / self.std).to(self.device))
+        output = output.view(len(observations), self.chunk, -1)
+        if self.spec.choices:
+            return likeliest(output, self.spec.choices, self.spec.action_kind == "discrete").cpu().numpy()
+        assert self.scaling is not None
+        return self.scaling.from_unit(output.cpu().numpy())

@@ -1,4 +1,4 @@
-"""Implicit Q-learning (Kostrikov, Nair and Levine 2021, arXiv 2110.06169), for vectors and for choices.
+"""Implicit Q-learning (Kostrikov, Nair and Levine 2021, arXiv 2110.06169), for vectors and for one choice or several.
 
 Everything that a step reads is of the weights before it, as in CORL, so the three losses are one sum.
 """
@@ -12,7 +12,15 @@ from lamo.algorithms.baseline_settings import IQLSettings
 from lamo.algorithms.losses import advantage_weights, bootstrap, expectile_loss, squared_errors
 from lamo.algorithms.method import Batch, Method
 from lamo.config import Spec
-from lamo.models.mlp import ChoiceActor, ChoiceCritic, Critic, DeterministicActor, GaussianActor, mlp
+from lamo.models.mlp import (
+    ChoiceActor,
+    ChoiceCritic,
+    Critic,
+    DeterministicActor,
+    GaussianActor,
+    SeveralCritic,
+    mlp,
+)
 
 
 class IQL(Method):
@@ -23,8 +31,13 @@ class IQL(Method):
     def __init__(self, settings: IQLSettings, spec: Spec, steps: int) -> None:
         super().__init__(settings, spec, steps)
         self.actor = self.make_actor(settings, spec)
-        critic = ChoiceCritic if spec.action_kind == "discrete" else Critic
-        self.critic = critic(spec.observation_dim, spec.action_dim, settings.width, settings.layers)
+        sizes = settings.width, settings.layers
+        self.critic: Critic | ChoiceCritic
+        if spec.action_kind == "multidiscrete":
+            self.critic = SeveralCritic(spec.observation_dim, spec.choices, *sizes)
+        else:
+            critic = ChoiceCritic if spec.action_kind == "discrete" else Critic
+            self.critic = critic(spec.observation_dim, spec.action_dim, *sizes)
         self.value = mlp(spec.observation_dim, settings.width, settings.layers, 1)
         self.target_critic = self.target_of(self.critic)
         of_actor = list(self.actor.parameters())
@@ -34,9 +47,10 @@ class IQL(Method):
 
     @staticmethod
     def make_actor(settings: IQLSettings, spec: Spec) -> DeterministicActor | ChoiceActor:
+        if spec.choices:
+            sizes = spec.observation_dim, spec.outputs, settings.width, settings.layers
+            return ChoiceActor(*sizes, settings.dropout, spec.choices)
         kind = GaussianActor if settings.policy == "gaussian" else DeterministicActor
-        if spec.action_kind == "discrete":
-            kind = ChoiceActor
         return kind(spec.observation_dim, spec.action_dim, settings.width, settings.layers, settings.dropout)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -20,13 +20,26 @@ class Batch(NamedTuple):
     observations: Tensor
     """(B, S) standardised."""
     actions: Tensor
-    """(B, A) scaled to [-1, 1], or (B,) int64."""
+    """(B, A) scaled to [-1, 1], (B,) or (B, A) int64."""
     rewards: Tensor
     """(B,) scaled."""
     next_observations: Tensor
     """(B, S) standardised."""
     terminated: Tensor
     """(B,) float: 1 where the environment ended the episode."""
+
+
+class Chunks(NamedTuple):
+    """The same, with the actions of n steps."""
+
+    observations: Tensor
+    actions: Tensor
+    """(B, n, A) scaled, (B, n) or (B, n, A) int64."""
+    rewards: Tensor
+    next_observations: Tensor
+    terminated: Tensor
+    real: Tensor
+    """(B, n) bool: the actions that the episode has."""
 
 
 class Method(nn.Module):
@@ -52,7 +65,7 @@ class Method(nn.Module):
         """The module of `actor` with new weights; enough to act with once its own are loaded."""
         raise NotImplementedError
 
-    def update(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def update(self, batch: Any, step: int) -> dict[str, Tensor]:
         """Gradient step number `step` (from 0): named scalars without gradient, "loss" among them."""
         raise NotImplementedError
 

@@ -15,12 +15,14 @@ from torch import Tensor
 from lamo.algorithms.sequence_policy import SequencePolicy
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
+from lamo.data.actions import Scaling, action_scaling
 from lamo.data.episodes import Episodes, Statistics
 from lamo.data.text import random_blocks
 from lamo.data.windows import WindowBatch, Windows
 from lamo.errors import LamoError
 from lamo.models.alignment import alignment, alignment_weight, word_centres
 from lamo.models.backbone import load_language_model, weights_digest
+from lamo.models.choices import accuracy, choice_loss
 from lamo.models.cpu import keep_freed_memory
 from lamo.models.dropout import Masks
 from lamo.models.made import deployed_model, scratch_model
@@ -36,19 +38,24 @@ class SequenceBatch(NamedTuple):
 
     windows: WindowBatch
     text: np.ndarray | None
+    wanted: tuple[np.ndarray, np.ndarray] | None = None
+    """With chunks of n actions: (B, K, n, …) those from each step on, and which are of real steps (B, K, n) bool."""
 
 
-def action_loss(predicted: Tensor, actions: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss over real steps: mean squared error of (B, K, A), or cross-entropy of logits (B, K, A) against (B, K) int64.
+def action_loss(
+    predicted: Tensor, actions: Tensor, mask: Tensor, choices: Sequence[int] = ()
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss over real actions: mean squared error of (…, A), or cross-entropy of logits (…, Σ n_i) against (…) or (…, A)
+    int64 of so many `choices` per component. mask (…) bool.
 
-    The squared error is averaged over real steps and action dimensions. Returns (scalar, info).
+    The squared error is averaged over real actions and their numbers. Returns (scalar, info).
     """
-    predicted, actions = predicted[mask], actions[mask]  # (real steps, …)
+    predicted, actions = predicted[mask], actions[mask]  # (real actions, …)
     if actions.is_floating_point():
         loss = F.mse_loss(predicted, actions)
         return loss, {"action_loss": loss.detach()}
-    loss = F.cross_entropy(predicted, actions)
-    return loss, {"action_loss": loss.detach(), "action_accuracy": (predicted.argmax(-1) == actions).float().mean()}
+    loss = choice_loss(predicted, actions, choices)
+    return loss, {"action_loss": loss.detach(), "action_accuracy": accuracy(predicted, actions, choices)}
 
 
 class SequenceLearner:
@@ -72,6 +79,9 @@ class SequenceLearner:
         self.seed = seed
         self.statistics = episodes.statistics()
         self.windows = Windows(episodes, settings.context, spec.return_scale, self.statistics)
+        self.scaling: Scaling | None = None  # of actions, to [-1, 1]
+        if spec.action_kind == "continuous":
+            self.scaling = action_scaling(spec.action_low, spec.action_high, episodes.extremes("actions"))
         self.text: tuple[np.ndarray, np.ndarray] | None = None
         self.lm_digest: str | None = None
         torch.manual_seed(seed)
@@ -119,11 +129,26 @@ class SequenceLearner:
         """An endless stream, all of it drawn with `rng`."""
         reads = self.text is not None and self.settings.language_weight > 0
         while True:
-            windows = self.windows.sample(rng, self.batch_size)
+            windows, wanted = self._windows(rng)
             text = None
             if reads and self.text is not None:
                 text = random_blocks(self.text[0], self.block + 1, self.settings.text_batch, rng)
-            yield SequenceBatch(windows, text)
+            yield SequenceBatch(windows, text, wanted)
+
+    def _windows(self, rng: np.random.Generator) -> tuple[WindowBatch, tuple[np.ndarray, np.ndarray] | None]:
+        """Windows with scaled actions, and with chunks what is to be predicted."""
+        scaling = None if self.scaling is None or self.scaling.identity else self.scaling
+        chunk = self.settings.chunk
+        if chunk == 1 and scaling is None:
+            return self.windows.sample(rng, self.batch_size), None
+        steps = self.windows.draw(rng, self.batch_size)
+        windows, wanted = self.windows.at(steps), None
+        if scaling is not None:  # padding stays zero
+            windows = windows._replace(actions=scaling.to_unit(windows.actions) * windows.mask[..., None])
+        if chunk > 1:
+            actions, real = self.windows.futures(steps, chunk)
+            wanted = (actions if scaling is None else scaling.to_unit(actions)), real
+        return windows, wanted
 
     def update(self, batch: SequenceBatch) -> dict[str, float]:
         """One step of AdamW on action loss + λ · language loss. The text forward happens only where the batch has
@@ -142,20 +167,20 @@ class SequenceLearner:
         first, device = learners[0], learners[0].device
         backbone, others = first.model.backbone, [learner.model.backbone for learner in learners[1:]]
         masks = Masks([learner.seed for learner in learners], first.steps, device)
-        tokens, actions, real = [], [], []
+        tokens, wanted, real = [], [], []
         for learner, batch in zip(learners, batches, strict=True):
             learner.model.train()
             learner.optimizer.zero_grad(set_to_none=True)
             *window, mask = (torch.from_numpy(array).to(device) for array in batch.windows)
             tokens.append(learner.model.tokens(*window))
-            actions.append(window[2])
+            wanted.append((window[2], mask) if batch.wanted is None else learner._chunks(batch.wanted))
             real.append(mask)
         whole = all(bool(batch.windows.mask.all()) for batch in batches)
-        mask = None if whole else token_mask(torch.cat(real))
-        hidden = backbone(torch.cat(tokens)[:, :-1], mask, STATES, masks=masks, others=others)
+        tokens_real = None if whole else token_mask(torch.cat(real))
+        hidden = backbone(torch.cat(tokens)[:, :-1], tokens_real, STATES, masks=masks, others=others)
         results = [
-            action_loss(learner.model.head(part), *wanted)
-            for learner, part, *wanted in zip(learners, hidden.chunk(len(learners)), actions, real, strict=True)
+            action_loss(learner.model.head(part).reshape(*mask.shape, -1), actions, mask, learner.spec.choices)
+            for learner, part, (actions, mask) in zip(learners, hidden.chunk(len(learners)), wanted, strict=True)
         ]
         texts = [torch.from_numpy(batch.text).to(device) for batch in batches if batch.text is not None]
         if texts:
@@ -168,6 +193,10 @@ class SequenceLearner:
             results[i] = learner._aligned(*results[i], own[:, :-1], token_mask(real[i]))
         torch.stack([loss for loss, _ in results]).sum().backward()
         return [learner._take_step(*result) for learner, result in zip(learners, results, strict=True)]
+
+    def _chunks(self, wanted: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
+        actions, real = (torch.from_numpy(array).to(self.device) for array in wanted)
+        return actions, real
 
     def _aligned(
         self, loss: Tensor, info: dict[str, Tensor], tokens: Tensor, mask: Tensor | None
@@ -236,7 +265,7 @@ class SequenceLearner:
 
     def policy(self) -> SequencePolicy:
         """A policy that acts with this learner's model, whatever its weights are at that moment."""
-        return SequencePolicy(self.model, self.settings, self.spec, self.statistics)
+        return SequencePolicy(self.model, self.settings, self.spec, self.statistics, self.scaling)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Trainable weights, optimiser moments and the step: with the config, all that goes on. Frozen weights come
@@ -293,8 +322,8 @@ class SequenceLearner:
         }
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What acting needs: every weight of the control path (no vocabulary), and settings, spec, statistics, LM
-        shape as JSON."""
+        """What acting needs: every weight of the control path (no vocabulary), and settings, spec, statistics, the box
+        that actions are scaled from, LM shape as JSON."""
         skip = text_only_names(self.model)
         tensors = {k: v.clone() for k, v in self.model.state_dict().items() if k not in skip}
         return tensors, {
@@ -302,6 +331,7 @@ class SequenceLearner:
             "settings": asdict(self.settings),
             "spec": asdict(self.spec),
             "statistics": {"mean": self.statistics.mean.tolist(), "std": self.statistics.std.tolist()},
+            "action_bounds": None if self.scaling is None else [bound.tolist() for bound in self.scaling],
             "lm_config": self.model.backbone.lm.config.to_dict(),
         }
 
@@ -312,9 +342,11 @@ class SequenceLearner:
             settings = _of_json(SequenceSettings, metadata["settings"])
             spec = _of_json(Spec, metadata["spec"])
             statistics = Statistics(*(np.asarray(metadata["statistics"][k], np.float32) for k in ("mean", "std")))
+            bounds = metadata.get("action_bounds")  # policies of before had none, and actions in their own units
+            scaling = None if bounds is None else Scaling(*(np.asarray(bound, np.float32) for bound in bounds))
             with torch.random.fork_rng(devices=[]):
                 model = DecisionModel(deployed_model(metadata["lm_config"]), settings, spec, device)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise LamoError(f"policy.json does not fit this lamo: {error}") from None
         own = model.state_dict()
         wanted = own.keys() - text_only_names(model)
@@ -323,7 +355,7 @@ class SequenceLearner:
         for name in wanted:  # in the format they were trained in, which may differ from what this machine would choose
             own[name].data = tensors[name].to(own[name].dtype)
         model.load_state_dict({k: tensors[k] for k in wanted}, strict=False)
-        return SequencePolicy(model.to(device), settings, spec, statistics)
+        return SequencePolicy(model.to(device), settings, spec, statistics, scaling)
 
 
 def _of_json(cls: Any, values: dict[str, Any]) -> Any:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
+from lamo.data.actions import Scaling
 from lamo.data.episodes import Statistics
 from lamo.errors import LamoError
 from lamo.models.cache import KeyValueCache, advance
+from lamo.models.choices import likeliest
 from lamo.models.sequence import DecisionModel
 
 CONTEXT = ("returns_to_go", "observations", "actions", "timesteps")  # in the order in which the model takes them
@@ -22,12 +24,21 @@ LARGEST_WINDOW_CACHE = 64 << 20  # bytes; without a band a cache serves only the
 class SequencePolicy:
     """Acts on the last K steps of each episode and on the return still to be earned (DT, algorithm 1)."""
 
-    def __init__(self, model: DecisionModel, settings: SequenceSettings, spec: Spec, statistics: Statistics) -> None:
+    def __init__(
+        self,
+        model: DecisionModel,
+        settings: SequenceSettings,
+        spec: Spec,
+        statistics: Statistics,
+        scaling: Scaling | None = None,  # of continuous actions; None: they are as the environment has them
+    ) -> None:
         self.model, self.settings, self.spec = model, settings, spec
         self.device = model.norm.weight.device
         self.mean = torch.from_numpy(statistics.mean).to(self.device)
         self.std = torch.from_numpy(statistics.std).to(self.device)
         self.default_target: float | None = spec.targets[0] if spec.targets else None
+        self.scaling = None if scaling is None or scaling.identity else scaling
+        self.execute = settings.chunk if settings.execute is None else settings.execute
         self.low = None if spec.action_low is None else np.asarray(spec.action_low, np.float32)
         self.high = None if spec.action_high is None else np.asarray(spec.action_high, np.float32)
         self.n = 0
@@ -51,16 +62,17 @@ class SequencePolicy:
         self.steps = np.zeros(n, np.int64)  # steps taken
         self.returns_to_go = torch.zeros(n, k, device=device)
         self.observations = torch.zeros(n, k, spec.observation_dim, device=device)
-        discrete = spec.action_kind == "discrete"
-        self.actions = torch.zeros(
-            (n, k) if discrete else (n, k, spec.action_dim),
-            device=device,
-            dtype=torch.long if discrete else torch.float32,
-        )
+        shape = () if spec.action_kind == "discrete" else (spec.action_dim,)
+        kind = torch.long if spec.choices else torch.float32
+        self.actions = torch.zeros((n, k, *shape), device=device, dtype=kind)  # vectors scaled to [-1, 1]
+        self.plan = torch.zeros((n, self.settings.chunk, *shape), device=device, dtype=kind)  # not yet all executed
         self.timesteps = torch.zeros(n, k, dtype=torch.long, device=device)
         backbone = self.model.backbone
         # with position embeddings of its own a token is no longer the same at another place in the window
         lm, kept = backbone.lm.base_model, backbone.fast and backbone.zero_position is not None
+        self.cache = None
+        # Within a chunk nothing is predicted, so that nothing need be computed; a band needs every token in its turn.
+        kept = kept and (self.span is not None or self.execute == 1)
         if kept and (self.span is not None or KeyValueCache.size(lm, n, k) <= LARGEST_WINDOW_CACHE):
             self.cache = KeyValueCache(lm, n, k, self.span)
 
@@ -93,22 +105,37 @@ class SequencePolicy:
         self.model.eval()
         if self.cache is not None and self.span is None and self.steps[rows].max() >= self.settings.context:
             self.cache = None  # the window slides from here on: every token's past changes
-        predicted = self._by_cache(rows, new) if self.cache is not None else None
+        place = self.steps[rows] % self.execute  # within the chunk that is being executed
+        deciding = np.flatnonzero(place == 0)
+        index = torch.from_numpy(deciding).to(self.device)
+        predicted = None if self.cache is None else self._by_cache(rows, new)[index]
         context = self._slide(rows if not everyone else None, new)
-        if predicted is None:
-            predicted = self._by_window(rows, context)
-        if self.spec.action_kind == "discrete":
-            chosen = predicted.argmax(-1)
-            actions = chosen.cpu().numpy()
-        else:
-            actions = predicted.cpu().numpy()
-            if self.low is not None:
-                actions = np.clip(actions, self.low, self.high)
-            chosen = torch.from_numpy(actions).to(self.device)
+        if len(deciding):
+            if predicted is None:
+                fresh = len(deciding) == len(rows)
+                part = context if fresh else {name: buffer[index] for name, buffer in context.items()}
+                predicted = self._by_window(rows[deciding], part)
+            self.plan[torch.from_numpy(rows[deciding]).to(self.device)] = self._actions(predicted)
+        chosen = self.plan[torch.from_numpy(rows).to(self.device), torch.from_numpy(place).to(self.device)]
+        actions = chosen.cpu().numpy()
+        if self.scaling is not None:
+            actions = self.scaling.from_unit(actions)
         context["actions"][:, -1] = chosen
         self._keep(rows if not everyone else None, context)
         self.steps[rows] += 1
         return actions[0] if single else actions
+
+    def _actions(self, predicted: Tensor) -> Tensor:
+        """The model's outputs (m, n · outputs) -> chunks (m, n, A) within the bounds, (m, n) or (m, n, A) choices."""
+        predicted = predicted.view(len(predicted), self.settings.chunk, -1)
+        if self.spec.choices:
+            return likeliest(predicted, self.spec.choices, self.spec.action_kind == "discrete")
+        if self.scaling is not None:
+            return predicted.clamp(-1, 1)
+        if self.low is None or self.high is None:
+            return predicted
+        low, high = (torch.from_numpy(bound).to(self.device) for bound in (self.low, self.high))
+        return predicted.clamp(low, high)
 
     def _slide(self, rows: np.ndarray | None, new: dict[str, Tensor]) -> dict[str, Tensor]:
         """The context of `rows` (None: all) with the `new` step at its right end; its action is not known yet."""
@@ -164,6 +191,8 @@ class SequencePolicy:
 
     @torch.inference_mode()
     def executed(self, actions: np.ndarray, rows: np.ndarray | None = None) -> None:
-        """See `lamo.policy.RemembersActions`. The newest action is the last of the context."""
+        """See `lamo.policy.RemembersActions`. The newest action is the last of the context; what is left of a chunk is
+        executed all the same."""
         index = torch.arange(self.n) if rows is None else torch.from_numpy(np.asarray(rows))
-        self.actions[index.to(self.device), -1] = torch.from_numpy(np.asarray(actions)).to(self.actions)
+        done = np.asarray(actions) if self.scaling is None else self.scaling.to_unit(np.asarray(actions, np.float32))
+        self.actions[index.to(self.device), -1] = torch.from_numpy(done).to(self.actions)

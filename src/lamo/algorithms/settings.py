@@ -6,9 +6,17 @@ A docstring under a field is its help text on the command line.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lamo.errors import LamoError
+
+
+def check_chunk(settings: Any) -> None:
+    """Raise `LamoError` for a chunk below 1, and for more actions executed than are predicted."""
+    if settings.chunk < 1:
+        raise LamoError(f"--chunk {settings.chunk} must be at least 1")
+    if settings.execute is not None and not 1 <= settings.execute <= settings.chunk:
+        raise LamoError(f"--execute {settings.execute} must lie between 1 and --chunk {settings.chunk}")
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,13 @@ class SequenceSettings:
     action_head: Literal["mlp", "linear"] = "mlp"
     """From the state token to the action: Linear-GELU-Linear, or one linear map."""
     tanh_head: bool = False
-    """Squash continuous actions into [-1, 1] by tanh."""
+    """Squash continuous actions into [-1, 1] by tanh, which is the box that they are scaled to."""
+    chunk: int = 1
+    """Actions that are predicted at once: those of this step and of the next chunk - 1 (ACT, arXiv 2304.13705;
+    Diffusion Policy, arXiv 2303.04137)."""
+    execute: int | None = None
+    """How many of them are executed, without looking at the policy again, before the next are predicted; by default all
+    of them."""
     context: int = 20
     """Steps (return, state, action) that the model sees, K."""
     span: int | None = None
@@ -105,6 +119,7 @@ class SequenceSettings:
     """Centres that the word embeddings are clustered into by k-means; cut to the LM's vocabulary."""
 
     def __post_init__(self) -> None:
+        check_chunk(self)
         whole = ("layers", "width", "heads", "lora_rank", "context", "text_batch", "text_block")
         for name in (*whole, "cosine_steps", "cosine_centres"):
             if getattr(self, name) < 1:

@@ -61,9 +61,11 @@ class RandomBehaviour:
     ) -> NDArray[Any]:
         pool = self._pool
         if pool.action_low is None or pool.action_high is None:
-            self.log_probs = np.full(len(rows), -np.log(pool.action_dim))
-            self.choice_log_probs = np.full((len(rows), pool.action_dim), -np.log(pool.action_dim))
-            return np.array([self._generators[row].integers(pool.action_dim) for row in rows])
+            self.log_probs = np.full(len(rows), -np.log(pool.choices).sum())
+            if pool.discrete:
+                self.choice_log_probs = np.full((len(rows), pool.action_dim), -np.log(pool.action_dim))
+            size = pool.choices[0] if pool.discrete else pool.choices
+            return np.array([self._generators[row].integers(size) for row in rows])
         size = pool.action_high.astype(np.float64) - pool.action_low
         self.log_probs = np.full(len(rows), -np.log(size).sum())
         return np.stack([self._generators[row].uniform(pool.action_low, pool.action_high) for row in rows])
@@ -89,7 +91,7 @@ class RunBehaviour:
             raise LamoError(f"--target: the policy of {folder} takes no return target; leave it out")
         self.asked = default if target is None else float(target)
         self._target = target
-        self.discrete = pool.discrete
+        self.chooses = bool(pool.choices)
         self.remembers = self._policy if isinstance(self._policy, RemembersActions) else None
         _check_run(folder, pool)
 
@@ -101,7 +103,7 @@ class RunBehaviour:
         self, observations: NDArray[np.float32], rewards: NDArray[np.float64] | None, rows: NDArray[np.int64]
     ) -> NDArray[Any]:
         actions = self._policy.act(observations, rewards, rows=rows)
-        if self.discrete:  # it takes the likeliest choice, always
+        if self.chooses:  # it takes the likeliest choice, always
             self.log_probs = np.zeros(len(rows))
         return actions
 
@@ -115,7 +117,7 @@ def _check_run(folder: str, pool: EnvPool) -> None:
     told = _spec(folder)
     if told is None:
         return
-    kind = "discrete" if pool.discrete else "continuous"
+    kind = pool.action_kind
     here = (pool.observation_dim, pool.action_dim, kind)
     if (told.observation_dim, told.action_dim, told.action_kind) != here:
         raise LamoError(
@@ -166,7 +168,7 @@ class Noisy:
     def __init__(self, inner: Behaviour, pool: EnvPool, noise: float = 0.0, epsilon: float = 0.0) -> None:
         if not (0 <= noise < np.inf and 0 <= epsilon <= 1):
             raise LamoError(f"--noise {noise} must be at least 0, --epsilon {epsilon} in [0, 1]")
-        if noise and pool.discrete:
+        if noise and pool.choices:
             raise LamoError(f"--noise: the actions of {pool.env_id} are choices; give --epsilon instead")
         if (noise or epsilon) and not _bounded(pool):
             raise LamoError(f"{pool.env_id}: the actions have no bounds, by which noise is measured; leave it out")
@@ -201,7 +203,7 @@ class Noisy:
         pool = self._pool
         if self._epsilon and generator.random() < self._epsilon:
             if pool.action_low is None or pool.action_high is None:
-                return generator.integers(pool.action_dim)
+                return generator.integers(pool.choices[0] if pool.discrete else pool.choices)
             return generator.uniform(pool.action_low, pool.action_high)
         if not self._noise or pool.action_low is None or pool.action_high is None:
             return action

@@ -147,7 +147,7 @@ def _in_memory(request: Request, workers: int | None, progress: Callable[[str], 
 
     lengths = np.concatenate([part.lengths for part in parts])
     names = ("observations", "actions", "rewards", "terminated", "truncated", "ids", "final_observations")
-    bounds = {key: attributes.get(key) for key in ("action_low", "action_high")}
+    bounds = {key: attributes.get(key) for key in ("action_low", "action_high", "action_choices", "action_nvec")}
     env = {"source": request.family.env, "env": request.family.env, "format": "collected", "infos": []}
     return Episodes(
         **{name: joined(name) for name in names},
@@ -290,6 +290,8 @@ def _attributes(request: Request, recorder: Recorder, trained: bytes | None) -> 
 
 
 def _bounds(pool: EnvPool) -> dict[str, Any]:
+    if pool.choices:
+        return {"action_choices": pool.choices[0]} if pool.discrete else {"action_nvec": list(pool.choices)}
     low, high = pool.action_low, pool.action_high
     return {} if low is None or high is None else {"action_low": low.tolist(), "action_high": high.tolist()}
 

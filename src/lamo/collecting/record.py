@@ -116,7 +116,7 @@ def _episodes(pool: EnvPool, logs: Sequence[Log], ids: Sequence[int]) -> Episode
     actions = np.concatenate([np.stack(log.actions) for log in logs])
     return Episodes(
         observations=np.concatenate([np.stack(log.observations) for log in logs]),
-        actions=actions.astype(np.int64 if pool.discrete else np.float32),
+        actions=actions.astype(np.int64 if pool.choices else np.float32),
         rewards=np.concatenate([np.array(log.rewards, np.float32) for log in logs]),
         offsets=np.concatenate([[0], np.cumsum([len(log.rewards) for log in logs])]).astype(np.int64),
         terminated=np.array([log.terminated for log in logs]),

@@ -137,6 +137,11 @@ def train_behaviour(request: Request, say: Callable[[str], None], check: Callabl
     known for the environment, or the budget of steps does not reach it.
     """
     with EnvPool(request.family.env) as pool:
+        if pool.action_kind == "multidiscrete":
+            raise LamoError(
+                f"train: the actions of {pool.env_id} are several choices at once, which it does not train; give "
+                "--policy random or the folder of a run"
+            )
         skill, trainer = read_training(request.argument, request.family, pool.discrete)
         limit = request.horizon or pool.max_episode_steps
         if limit is None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lamo.data.actions import ActionKind, action_kind, choices_of
 from lamo.data.spans import Layout, Spans, as_array, is_mapped
 from lamo.errors import LamoError
 
@@ -73,7 +74,7 @@ class Episodes:
     observations: np.ndarray
     """(N, S) float32: what the agent saw before the action of the same row."""
     actions: np.ndarray
-    """(N, A) float32 for continuous actions, (N,) int64 for discrete ones."""
+    """(N, A) float32 for continuous actions, (N,) int64 for discrete ones, (N, A) int64 for several choices at once."""
     rewards: np.ndarray
     """(N,) float32: what the action of the same row earned."""
     offsets: np.ndarray
@@ -90,7 +91,8 @@ class Episodes:
     """(N,) float32: log of the probability (for vectors: the density) with which the behaviour took the action of the
     same row; None where the source does not say. Says how the data was made, so it is no part of the digest."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """JSON-able: `source`, `format`, `env`, `action_low`, `action_high`, `attributes`, … (None where not known)."""
+    """JSON-able: `source`, `format`, `env`, `action_low`, `action_high`, `action_choices` (their number),
+    `action_nvec` (one number per component), `attributes`, … (None where not known)."""
     recorded: tuple[Recorded, tuple[Any, ...]] | None = field(default=None, repr=False)
     """What was recorded when the steps were written, and the arrays it was recorded of: `replace` of any drops it. Set
     by `with_record`."""
@@ -105,10 +107,10 @@ class Episodes:
         need(
             self.observations.ndim == 2 and self.observations.dtype == np.float32, "observations must be (N, S) float32"
         )
-        discrete = self.actions.ndim == 1 and self.actions.dtype == np.int64
+        kinds = {(1, "int64"), (2, "int64"), (2, "float32")}
         need(
-            discrete or (self.actions.ndim == 2 and self.actions.dtype == np.float32),
-            "actions must be (N, A) float32 (continuous) or (N,) int64 (discrete)",
+            (self.actions.ndim, self.actions.dtype.name) in kinds,
+            "actions must be (N, A) float32 (continuous), (N,) int64 (discrete) or (N, A) int64 (multidiscrete)",
         )
         need(self.rewards.ndim == 1 and self.rewards.dtype == np.float32, "rewards must be (N,) float32")
         for key in ("observations", "actions"):
@@ -150,8 +152,23 @@ class Episodes:
 
     @property
     def discrete(self) -> bool:
-        """Whether actions are (N,) int64 choices and not (N, A) float32 vectors."""
+        """Whether actions are (N,) int64 choices."""
         return self.actions.ndim == 1
+
+    @property
+    def action_kind(self) -> ActionKind:
+        """Whether actions are vectors, one choice, or several choices at once."""
+        return action_kind(self.actions)
+
+    @cached_property
+    def choices(self) -> tuple[int, ...]:
+        """How many choices each component of an action has: one number for discrete actions, A for several, none for
+        vectors. As the source says it, else as many as the data shows.
+        """
+        if self.action_kind == "continuous":
+            return ()
+        said = self.metadata.get("action_choices" if self.discrete else "action_nvec")
+        return choices_of(self.extremes("actions").high, said)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -352,12 +369,13 @@ class Episodes:
                 if not np.isfinite(block).all():
                     raise LamoError(self._not_finite(name, key, row, block, first))
                 row += len(block)
-        if self.discrete and int(self.extremes("actions").low) < 0:
-            row = int(np.argmax(np.asarray(self.actions) < 0))
-            raise LamoError(
-                f"{name}: actions holds {int(self.actions[row])} at [{first + row}], but choices are counted from 0; "
-                "if these are amounts, give --actions continuous"
-            )
+        for start, block in enumerate(_blocks(self.actions) if self.action_kind != "continuous" else ()):
+            if block.min() < 0:
+                row = int(np.argmax((block < 0).reshape(len(block), -1).any(axis=1)))
+                raise LamoError(
+                    f"{name}: actions holds {int(block[row].min())} at [{first + start * BLOCK + row}], but choices "
+                    "are counted from 0; if these are amounts, give --actions continuous"
+                )
         if self.final_observations is not None:
             known = ~np.isnan(self.final_observations).all(axis=1)
             bad = known & ~np.isfinite(self.final_observations).all(axis=1)

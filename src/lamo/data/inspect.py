@@ -80,8 +80,9 @@ def outside_bounds(episodes: Episodes, low: Any, high: Any) -> int:
     count = 0
     for start in range(0, episodes.steps, BLOCK):
         block = episodes.actions[start : start + BLOCK].reshape(-1, len(low))
-        slack = 1e-6 * np.maximum(1, np.abs(high))  # a bound of 0.4 written as float32 is no violation
-        count += int(np.count_nonzero(((block < low - slack) | (block > high + slack)).any(axis=1)))
+        # a bound of 0.4 written as float32 is no violation
+        lowest, highest = (end + sign * 1e-6 * np.maximum(1, np.abs(end)) for end, sign in ((low, -1), (high, 1)))
+        count += int(np.count_nonzero(((block < lowest) | (block > highest)).any(axis=1)))
     return count
 
 
@@ -91,13 +92,17 @@ def action_bounds(episodes: Episodes, env: Any = None) -> tuple[np.ndarray, np.n
     if hasattr(space, "low"):
         return np.ravel(space.low), np.ravel(space.high)
     if hasattr(space, "n"):
-        return np.array([0]), np.array([int(space.n) - 1])  # choices are counted from 0, whatever the space's start
+        # choices are counted from 0, whatever the space's start; MultiBinary's are of two
+        size, most = (int(np.prod(space.shape)), 1) if space.shape else (1, int(space.n) - 1)
+        return np.zeros(size), np.full(size, most)
+    if hasattr(space, "nvec"):
+        return np.zeros(space.nvec.size), np.ravel(space.nvec) - 1
     low, high = episodes.metadata.get("action_low"), episodes.metadata.get("action_high")
     if low is not None and high is not None:
         return np.asarray(low), np.asarray(high)
-    choices = episodes.metadata.get("action_choices")
-    if choices is not None:
-        return np.array([0]), np.array([int(choices) - 1])
+    said = episodes.metadata.get("action_choices" if episodes.discrete else "action_nvec")
+    if said is not None and episodes.choices:
+        return np.zeros(np.size(said)), np.ravel(said) - 1
     return None
 
 
@@ -128,6 +133,14 @@ def _actions(episodes: Episodes) -> dict[str, Any]:
             "action_kind": "discrete",
             "action_dim": 1,
             "action_counts": {str(value): counts[value] for value in sorted(counts)},
+        }
+    if episodes.choices:
+        seen = [np.unique(column, return_counts=True) for column in np.asarray(episodes.actions).T]
+        return {
+            "action_kind": "multidiscrete",
+            "action_dim": len(episodes.choices),
+            "action_nvec": list(episodes.choices),
+            "action_counts": [{str(v): int(n) for v, n in zip(*column, strict=True)} for column in seen],
         }
     return {
         "action_kind": "continuous",
@@ -187,7 +200,7 @@ def _action_problems(episodes: Episodes, env: Any) -> list[str]:
             f"{beyond} of {episodes.steps} steps ({share:.1f} %) have an action outside the bounds, "
             "which the environment clips or refuses"
         )
-    if not episodes.discrete and np.isfinite(low).all() and np.isfinite(high).all():
+    if not episodes.choices and np.isfinite(low).all() and np.isfinite(high).all():
         margin = 1e-3 * (high - low)
         at_bound = np.zeros(len(low))
         for block in _blocks(episodes.actions):
@@ -278,6 +291,8 @@ def render(report: dict[str, Any], width: int = 40) -> str:
     line("observation", f"{report['observation_dim']} numbers, {low:.4g} … {high:.4g}")
     if report["action_kind"] == "discrete":
         line("action", f"discrete, {len(report['action_counts'])} choices seen")
+    elif report["action_kind"] == "multidiscrete":
+        line("action", f"{report['action_dim']} at once, of {', '.join(map(str, report['action_nvec']))} choices")
     else:
         low, high = min(report["action_low"]), max(report["action_high"])
         line("action", f"{report['action_dim']} numbers, {low:.4g} … {high:.4g}")

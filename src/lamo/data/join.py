@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from lamo.data.actions import KIND_WORDS
 from lamo.data.episodes import Episodes, Extremes, Moments, Recorded
 from lamo.data.spans import Layout, Spans, as_array
 from lamo.errors import LamoError, warn
 
-_ALIKE = ("env", "action_low", "action_high", "action_choices", "observation_keys", "observation_sizes")
+_ALIKE = ("env", "action_low", "action_high", "action_choices", "action_nvec", "observation_keys", "observation_sizes")
 
 
 def join(parts: Sequence[Episodes]) -> Episodes:
@@ -164,8 +165,8 @@ def check_alike(first: Episodes, other: Episodes) -> None:
     sizes = [each.observations.shape[1] for each in (first, other)]
     if sizes[0] != sizes[1]:
         raise LamoError(f"{names[0]} has observations of {sizes[0]} numbers, {names[1]} of {sizes[1]}")
-    if first.discrete != other.discrete:
-        kinds = ["choices" if each.discrete else "vectors" for each in (first, other)]
+    if first.action_kind != other.action_kind:
+        kinds = [KIND_WORDS[each.action_kind] for each in (first, other)]
         raise LamoError(f"{names[0]} has actions that are {kinds[0]}, {names[1]} has {kinds[1]}")
     if not first.discrete and first.actions.shape[1] != other.actions.shape[1]:
         sizes = [each.actions.shape[1] for each in (first, other)]

@@ -145,9 +145,11 @@ def _checked_files(index: Mapping[str, Any]) -> dict[str, tuple[np.dtype, tuple[
     actions = said["actions"]["shape"][1:]
     if not all(type(size) is int and 1 <= size < _MOST for size in (width, *actions)) or len(actions) > 1:
         raise ValueError("shapes of observations and actions")
+    if said["actions"]["dtype"] not in ("<f4", "<i8"):
+        raise ValueError("type of actions")
     wanted: dict[str, tuple[str, tuple[int, ...]]] = {
         "observations": ("<f4", (steps, width)),
-        "actions": ("<f4", (steps, *actions)) if actions else ("<i8", (steps,)),
+        "actions": (said["actions"]["dtype"] if actions else "<i8", (steps, *actions)),
         "rewards": ("<f4", (steps,)),
         "returns_to_go": ("<f8", (steps,)),
         "offsets": ("<i8", (episodes + 1,)),

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lamo.data.actions import future_actions
 from lamo.data.episodes import Episodes, Statistics
 from lamo.data.spans import take_rows
 from lamo.errors import LamoError
@@ -27,13 +28,26 @@ class TransitionBatch(NamedTuple):
     observations: np.ndarray
     """(B, S) float32: (observation - mean) / std, or raw."""
     actions: np.ndarray
-    """(B, A) float32, or (B,) int64 for discrete actions."""
+    """(B, A) float32, (B,) int64 for discrete actions or (B, A) int64 for several choices at once."""
     rewards: np.ndarray
     """(B,) float32, times the reward scale."""
     next_observations: np.ndarray
     """(B, S) float32, standardised as observations are; 0 where the episode terminated and they are unknown."""
     terminated: np.ndarray
     """(B,) float32: 1 where the environment ended the episode with this step, else 0."""
+
+
+class ChunkBatch(NamedTuple):
+    """The same with n actions from each step on."""
+
+    observations: np.ndarray
+    actions: np.ndarray
+    """(B, n, A) float32, (B, n) or (B, n, A) int64."""
+    rewards: np.ndarray
+    next_observations: np.ndarray
+    terminated: np.ndarray
+    real: np.ndarray
+    """(B, n) bool: the actions that the episode has."""
 
 
 class Transitions:
@@ -87,8 +101,17 @@ class Transitions:
 
     def sample(self, rng: np.random.Generator, batch: int) -> TransitionBatch:
         """`batch` transitions, drawn uniformly and with replacement."""
+        return self.at(self._draw(rng, batch))
+
+    def sample_chunks(self, rng: np.random.Generator, batch: int, chunk: int) -> ChunkBatch:
+        """The same transitions, with the actions of `chunk` steps."""
+        rows = self._draw(rng, batch)
+        actions, real = future_actions(self._arrays[1], self.episodes.offsets, rows, chunk)
+        return ChunkBatch(*self.at(rows)._replace(actions=actions), real)
+
+    def _draw(self, rng: np.random.Generator, batch: int) -> np.ndarray:
         drawn = rng.integers(self.count, size=batch)
-        return self.at(drawn + self._before.searchsorted(drawn, side="right"))
+        return drawn + self._before.searchsorted(drawn, side="right")
 
     def at(self, rows: np.ndarray) -> TransitionBatch:
         """The transitions that begin at these rows: (B,) int64, none of which may be one that is left out."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lamo.data.actions import future_actions
 from lamo.data.episodes import Episodes, Statistics
 from lamo.data.spans import take_rows
 from lamo.errors import LamoError
@@ -29,7 +30,7 @@ class WindowBatch(NamedTuple):
     observations: np.ndarray
     """(B, K, S) float32: (observation - mean) / std, or raw."""
     actions: np.ndarray
-    """(B, K, A) float32, or (B, K) int64 for discrete actions."""
+    """(B, K, A) float32, (B, K) int64 for discrete actions or (B, K, A) int64 for several choices at once."""
     timesteps: np.ndarray
     """(B, K) int64: steps since the episode began, from 0."""
     mask: np.ndarray
@@ -77,7 +78,23 @@ class Windows:
 
     def sample(self, rng: np.random.Generator, batch: int) -> WindowBatch:
         """`batch` windows, each begun at a step drawn uniformly from all N."""
-        return self.at(rng.integers(self.episodes.steps, size=batch))
+        return self.at(self.draw(rng, batch))
+
+    def draw(self, rng: np.random.Generator, batch: int) -> np.ndarray:
+        """(B,) int64: the steps that `sample` begins its windows at."""
+        return rng.integers(self.episodes.steps, size=batch)
+
+    def futures(self, steps: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """For the windows `at` these steps: the `count` actions from each step of a window on, (B, K, count, A) or (B,
+        K, count), and which are of steps that its episode has (B, K, count) bool; of padding none is.
+        """
+        offsets = self.episodes.offsets
+        end = offsets[offsets.searchsorted(steps, side="right")]
+        padding = np.maximum(steps + self.context - end, 0)
+        rows = (steps - padding)[:, None] + self._columns
+        mask = rows >= steps[:, None]
+        actions, real = future_actions(self._arrays[1], offsets, np.maximum(rows, steps[:, None]), count)
+        return actions, real & mask[..., None]
 
     def at(self, steps: np.ndarray) -> WindowBatch:
         """The windows that begin at these rows: (B,) int64, each within 0 … N - 1."""

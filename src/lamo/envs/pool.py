@@ -10,7 +10,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -114,8 +114,9 @@ class EnvPool:
 
     Observations come out as (n, S) float32, flattened by Gymnasium's rules where they are not vectors; of dicts only
     the keys `obs_keys` (`achieved_goal`, or a part of it, `achieved_goal/kettle`), in the space's order, where given.
-    Actions go in as (n, A) float32, clipped to the bounds, or as (n,) int64. Raises `LamoError` for an unknown
-    environment, a key that it does not have, and an action space that is neither Box nor Discrete.
+    Actions go in as (n, A) float32, flattened and clipped to the bounds (Box; an integer Box rounds them), as (n,)
+    int64 (Discrete) or as (n, A) int64 (MultiDiscrete; MultiBinary as one of two), counted from 0 whatever the space's
+    `start`. Raises `LamoError` for an unknown environment, a key that it does not have, and another action space.
     """
 
     def __init__(self, env_id: str, *, obs_keys: Sequence[str] | None = None, **kwargs: Any) -> None:
@@ -133,17 +134,32 @@ class EnvPool:
                 raise
         self._flat = isinstance(self.observation_space, spaces.Box) and len(self.observation_space.shape) == 1
         self.observation_dim: int = spaces.flatdim(self.observation_space)
-        action = self.envs[0].action_space
+        self._action: Any = self.envs[0].action_space
         self.action_low: NDArray[np.float32] | None = None
         self.action_high: NDArray[np.float32] | None = None
-        if isinstance(action, spaces.Discrete):
-            self.discrete, self.action_dim, self._start = True, int(action.n), int(action.start)
-        elif isinstance(action, spaces.Box) and len(action.shape) == 1:
-            self.discrete, self.action_dim, self._start = False, int(action.shape[0]), 0
-            self.action_low, self.action_high = action.low.astype(np.float32), action.high.astype(np.float32)
+        self.action_kind: Literal["continuous", "discrete", "multidiscrete"] = "discrete"
+        self.choices: tuple[int, ...] = tuple[int, ...]()
+        """How many choices each component of an action has, none for vectors."""
+        self.action_start = np.zeros(1, np.int64)
+        if isinstance(self._action, spaces.Discrete):
+            self.choices, self.action_start = (int(self._action.n),), np.array([int(self._action.start)])
+        elif isinstance(self._action, spaces.MultiDiscrete):
+            self.action_kind, self.choices = "multidiscrete", tuple(np.ravel(self._action.nvec).tolist())
+            self.action_start = np.ravel(self._action.start).astype(np.int64)
+        elif isinstance(self._action, spaces.MultiBinary):
+            self.action_kind, self.choices = "multidiscrete", (2,) * int(np.prod(self._action.shape))
+        elif isinstance(self._action, spaces.Box):
+            self.action_kind = "continuous"
+            self.action_low = np.ravel(self._action.low).astype(np.float32)
+            self.action_high = np.ravel(self._action.high).astype(np.float32)
         else:
             self.close()
-            raise LamoError(f"{env_id}: actions are {action}; lamo needs a vector (Box) or a choice (Discrete)")
+            known = "a vector (Box), a choice (Discrete) or several (MultiDiscrete, MultiBinary)"
+            raise LamoError(f"{env_id}: actions are {self._action}; lamo needs {known}")
+        self.discrete = self.action_kind == "discrete"
+        size = self.choices[0] if self.discrete else len(self.choices) or spaces.flatdim(self._action)
+        self.action_dim = int(size)
+        """A: numbers of a vector, choices of a discrete action, components of several."""
 
     def __enter__(self) -> EnvPool:
         return self
@@ -170,13 +186,15 @@ class EnvPool:
         return np.stack([self._vector(env.reset(seed=int(s))[0]) for env, s in zip(self.envs, seeds, strict=False)])
 
     def clip(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """(m, A) float32 within the bounds, or (m,) int64. Raises `LamoError` for values that are not finite or of
-        another shape.
+        """(m, A) float32 within the bounds, or (m,) or (m, A) int64. Raises `LamoError` for values that are not finite
+        or of another shape.
         """
-        if self.discrete:
+        if self.choices:
             chosen = np.asarray(actions)
-            if chosen.ndim != 1 or not np.all((chosen >= 0) & (chosen < self.action_dim)):
-                raise LamoError(f"{self.env_id}: the policy chose {chosen}; actions are 0 to {self.action_dim - 1}")
+            wanted = chosen.shape[:1] if self.discrete else (*chosen.shape[:1], self.action_dim)
+            if chosen.shape != wanted or not np.all((chosen >= 0) & (chosen < np.array(self.choices))):
+                known = f"0 to {self.action_dim - 1}" if self.discrete else f"below {list(self.choices)}"
+                raise LamoError(f"{self.env_id}: the policy chose {chosen}; actions are {known}")
             return chosen.astype(np.int64)
         vector = np.asarray(actions, np.float32)
         if vector.ndim != 2 or vector.shape[1] != self.action_dim:
@@ -197,8 +215,7 @@ class EnvPool:
         """
         actions = self.clip(actions)
         results = [
-            self.envs[row].step(int(action) + self._start if self.discrete else action)
-            for row, action in zip(rows.tolist(), actions, strict=True)
+            self.envs[row].step(self._native(action)) for row, action in zip(rows.tolist(), actions, strict=True)
         ]
         return (
             np.stack([self._vector(result[0]) for result in results]),
@@ -206,6 +223,17 @@ class EnvPool:
             np.array([bool(result[2]) for result in results]),
             np.array([bool(result[3]) for result in results]),
         )
+
+    def _native(self, action: Any) -> Any:
+        """An action as the environment's own space has it."""
+        if self.discrete:
+            return int(action) + int(self.action_start[0])
+        space = self._action
+        if self.choices:
+            return (action + self.action_start).reshape(space.shape).astype(space.dtype)
+        if space.dtype.kind != "f":
+            return np.rint(action).reshape(space.shape).astype(space.dtype)
+        return action if len(space.shape) == 1 else action.reshape(space.shape)
 
     def _vector(self, observation: Any) -> NDArray[np.float32]:
         vector = observation if self._flat else spaces.flatten(self.observation_space, observation)

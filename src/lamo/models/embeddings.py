@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lamo.config import Spec
+
 
 class MLPEmbedding(nn.Module):
     """h = W1 x + b1;  token = h + W2 gelu(h) + b2  (LaMo, section 4.3)."""
@@ -38,18 +40,24 @@ def action_head(kind: Literal["mlp", "linear"], width: int, outputs: int, tanh: 
 
 
 class ActionEmbedding(nn.Module):
-    """Continuous actions by `embedding`, discrete ones by a table."""
+    """Continuous actions by `embedding`, discrete ones by a table; several choices by the sum of their tables' rows."""
 
-    def __init__(self, kind: Literal["mlp", "linear"], action_kind: str, actions: int, width: int) -> None:
+    begins: Tensor
+
+    def __init__(self, kind: Literal["mlp", "linear"], spec: Spec, width: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(actions, width) if action_kind == "discrete" else None
-        self.map = None if action_kind == "discrete" else embedding(kind, actions, width)
+        choices = spec.choices
+        self.table = nn.Embedding(sum(choices), width) if choices else None
+        self.map = None if choices else embedding(kind, spec.action_dim, width)
+        self.several = spec.action_kind == "multidiscrete"
+        if self.several:  # where each component's rows begin; follows from the choices, so it is not saved
+            self.register_buffer("begins", torch.tensor([0, *choices[:-1]]).cumsum(0), persistent=False)
 
-    def forward(self, actions: Tensor) -> Tensor:  # (B, K, A) float or (B, K) int -> (B, K, width)
-        if self.table is not None:
-            return self.table(actions)
-        assert self.map is not None
-        return self.map(actions)
+    def forward(self, actions: Tensor) -> Tensor:  # (…, A) float, (…) int or (…, A) int -> (…, width)
+        if self.table is None:
+            assert self.map is not None
+            return self.map(actions)
+        return self.table(actions + self.begins).sum(-2) if self.several else self.table(actions)
 
 
 def interleave(*streams: Tensor) -> Tensor:

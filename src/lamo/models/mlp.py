@@ -7,10 +7,13 @@ observations (n, S) to actions (n, A), or to one number per choice (n, A), of wh
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lamo.models.choices import one_hot, surprise
 
 LOG_STD_RANGE = (-20.0, 2.0)  # of a Gaussian policy, as in IQL's and CQL's published code
 
@@ -87,6 +90,17 @@ def chosen(values: Tensor, actions: Tensor) -> Tensor:
     return values.gather(-1, index).squeeze(-1)
 
 
+class SeveralCritic(Critic):
+    """M independent networks for Q of several choices at once, of which each is one-hot."""
+
+    def __init__(self, observations: int, choices: Sequence[int], width: int, layers: int, count: int = 2) -> None:
+        super().__init__(observations, sum(choices), width, layers, count)
+        self.choices = choices
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:  # (B, S), (B, A) int -> (M, B)
+        return super().forward(observations, one_hot(actions, self.choices))
+
+
 class DeterministicActor(nn.Module):
     """tanh of a network; imitates by squared error."""
 
@@ -116,17 +130,29 @@ class GaussianActor(DeterministicActor):
 
 
 class ChoiceActor(nn.Module):
-    """Logits of A choices; acts by the likeliest, imitates by likelihood."""
+    """Logits of A choices; acts by the likeliest, imitates by likelihood.
 
-    def __init__(self, observations: int, actions: int, width: int, layers: int, dropout: float = 0.0) -> None:
+    `choices`: those of each component, where A is the sum of several.
+    """
+
+    def __init__(
+        self,
+        observations: int,
+        actions: int,
+        width: int,
+        layers: int,
+        dropout: float = 0.0,
+        choices: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.network = mlp(observations, width, layers, actions, dropout)
+        self.choices = choices
 
     def forward(self, observations: Tensor) -> Tensor:  # (n, S) -> (n, A)
         return self.network(observations)
 
-    def imitation_loss(self, observations: Tensor, actions: Tensor) -> Tensor:  # (B, S), (B,) int -> (B,)
-        return F.cross_entropy(self(observations), actions, reduction="none")
+    def imitation_loss(self, observations: Tensor, actions: Tensor) -> Tensor:  # (B, S), (B,) or (B, A) int -> (B,)
+        return surprise(self(observations), actions, self.choices)
 
 
 class SquashedGaussianActor(nn.Module):

@@ -30,11 +30,12 @@ class DecisionModel(nn.Module):
         self.horizon = spec.horizon
         self.embed_return = embedding(settings.embedding, 1, width)
         self.embed_observation = embedding(settings.embedding, spec.observation_dim, width)
-        self.embed_action = ActionEmbedding(settings.embedding, spec.action_kind, spec.action_dim, width)
+        self.embed_action = ActionEmbedding(settings.embedding, spec, width)
         self.embed_timestep = nn.Embedding(spec.horizon, width)
         self.norm = nn.LayerNorm(width)
+        outputs = settings.chunk * spec.outputs
         self.head = action_head(
-            settings.action_head, width, spec.action_dim, tanh=settings.tanh_head and spec.action_kind == "continuous"
+            settings.action_head, width, outputs, tanh=settings.tanh_head and spec.action_kind == "continuous"
         )
 
     def forward(
@@ -48,12 +49,13 @@ class DecisionModel(nn.Module):
         newest: bool = False,
         masks: Masks | None = None,
     ) -> Tensor:
-        """Predicted actions for every step: (B, K, A) continuous, or logits over A discrete actions.
+        """Predicted actions for every step: (B, K, A) continuous, or logits (B, K, Σ n_i) of the choices; with chunks
+        of n actions those of n steps one after the other, (B, K, n A).
 
-        returns_to_go (B, K) scaled; observations (B, K, S) standardised; actions (B, K, A) or (B, K) int; timesteps
-        (B, K) int, cut to the horizon; mask (B, K) bool, True where a step is real, None if all are. Action t is
-        never seen by prediction t. With `newest` only the last step's action is computed, (B, 1, A). `masks`: see
-        `Backbone.forward`.
+        returns_to_go (B, K) scaled; observations (B, K, S) standardised; actions (B, K, A) scaled, (B, K) int or
+        (B, K, A) int; timesteps (B, K) int, cut to the horizon; mask (B, K) bool, True where a step is real, None if
+        all are. Action t is never seen by prediction t. With `newest` only the last step's action is computed, (B, 1,
+        A). `masks`: see `Backbone.forward`.
         """
         tokens = self.tokens(returns_to_go, observations, actions, timesteps)
         queries = slice(-1, None) if newest else STATES

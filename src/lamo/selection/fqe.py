@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lamo.data.actions import one_hot
 from lamo.data.episodes import Episodes
 from lamo.errors import LamoError
 from lamo.replay import Replay, final_known
@@ -145,14 +146,14 @@ class Critics:
 class _Scaling:
     """Observations standardised, actions divided by their largest size, choices one-hot; side by side."""
 
-    def __init__(self, episodes: Episodes, choices: int) -> None:
+    def __init__(self, episodes: Episodes, choices: Sequence[int]) -> None:
         statistics = episodes.statistics()
         self.mean, self.std, self.choices = statistics.mean, statistics.std, choices
-        self.size = 1.0 if episodes.discrete else np.maximum(np.abs(episodes.actions).max(axis=0), 1e-6)
+        self.size = 1.0 if choices else np.maximum(np.abs(episodes.actions).max(axis=0), 1e-6)
 
     def __call__(self, observations: np.ndarray, actions: np.ndarray) -> Tensor:
         state = (observations - self.mean) / self.std
-        action = np.eye(self.choices, dtype=np.float32)[actions] if self.choices else actions / self.size
+        action = one_hot(actions, self.choices) if self.choices else actions / self.size
         return torch.from_numpy(np.concatenate([state, action], axis=1, dtype=np.float32))
 
 
@@ -164,16 +165,16 @@ def fit(
     seed: int,
     *,
     known: np.ndarray | None = None,
-    choices: int = 0,
+    choices: Sequence[int] = (),
     progress: Callable[[int, int], object] | None = None,
 ) -> Critics:
     """Fit one critic per pool to the values of the policy that answers `answers` at the state after each logged step.
 
     `answers` (N, A) or (N,) from `next_answers`, or from `next_logged` for the behaviour itself, with its `known` (N,):
     steps that go on without an answer are left out. `pools`: for each member the positions of its episodes, once for
-    each time that the bootstrap drew them. `choices`: the number of discrete actions, 0 for vectors. With equal `seed`
-    and pools all fits begin with the same weights and read the same batches, so that two policies are compared in
-    pairs. Raises `LamoError` for a pool without a usable step.
+    each time that the bootstrap drew them. `choices`: how many each component of an action has, none for vectors. With
+    equal `seed` and pools all fits begin with the same weights and read the same batches, so that two policies are
+    compared in pairs. Raises `LamoError` for a pool without a usable step.
     """
     steps = transitions(episodes)
     usable = np.ones(len(steps.rows), bool) if known is None else ~steps.goes_on | known[steps.rows]

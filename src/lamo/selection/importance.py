@@ -8,11 +8,12 @@ Singh 2000; step by step as in Voloshin et al. 2021, appendix on weighted per-de
 An episode that has ended keeps its last ρ, and earns nothing. The policies of this package act without chance, and a
 vector has no density under such a policy. What is weighed is the policy with some chance added, and that is what the
 estimate is of: Gaussian noise of `sigma` for vectors, a share `epsilon` of uniformly random choices for discrete
-actions.
+actions, in each component by itself where they have several.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,18 +36,19 @@ class Weighted:
 
 
 def log_likelihood(
-    asked: np.ndarray, logged: np.ndarray, *, epsilon: float, sigma: float, choices: int = 0
+    asked: np.ndarray, logged: np.ndarray, *, epsilon: float, sigma: float, choices: Sequence[int] = ()
 ) -> np.ndarray:
     """(N,) float64: log-probability of the logged actions under the policy with its chance added.
 
-    `asked` and `logged` (N, A) float32, or (N,) of `choices` choices. `sigma` in standard deviations of the logged
-    actions, number by number. -inf where it would never act so.
+    `asked` and `logged` (N, A) float32, or (N,) or (N, A) of so many choices per component. `sigma` in standard
+    deviations of the logged actions, number by number. -inf where it would never act so.
     """
-    if logged.ndim == 1:
+    if choices:
         if not 0 <= epsilon <= 1:
             raise LamoError(f"--epsilon {epsilon} lies outside [0, 1]")
         with np.errstate(divide="ignore"):
-            return np.log((asked == logged) * (1.0 - epsilon) + epsilon / choices)
+            same = (asked == logged).reshape(len(logged), -1)
+            return np.log(same * (1.0 - epsilon) + epsilon / np.asarray(choices)).sum(axis=1)
     if not 0 < sigma < float("inf"):
         raise LamoError(f"--sigma {sigma} must be a positive number")
     scale = sigma * np.maximum(logged.std(axis=0, dtype=np.float64), 1e-6)

@@ -31,7 +31,7 @@ class SelectSettings(CriticSettings):
     max_steps: int = 100_000
     """Logged steps that are read at most: beyond it, whole episodes chosen at random."""
     epsilon: float = 0.1
-    """Importance sampling of discrete actions: share of uniformly random choices that is added to the policy."""
+    """Importance sampling of choices: share of uniformly random ones that is added to the policy, in each component."""
     sigma: float = 0.5
     """Importance sampling of vectors: deviation of the Gaussian noise that is added to the policy, in standard
     deviations of the logged actions."""
@@ -186,7 +186,7 @@ def _values(
     found: Found = {}
     if not {"fqe", "importance"} & set(wanted):
         return found
-    choices = entrant.spec.action_dim if episodes.discrete else 0
+    choices = entrant.spec.choices
     replayed = replay(policy, episodes, None if target is None else np.full(len(episodes), target))
     if "fqe" in wanted:
         answers = next_answers(episodes, replayed)

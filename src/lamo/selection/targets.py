@@ -12,6 +12,7 @@ episodes) of the best predicted value.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,7 +45,7 @@ def choose_target(
     episodes: Episodes,
     *,
     settings: CriticSettings | None = None,
-    choices: int = 0,
+    choices: Sequence[int] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
     """The rule above for `policy` and the episodes that it was trained on.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -158,7 +159,7 @@ def read(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
 
 def _read_whole(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
     episodes = SOURCES[kind](path, name, options)
-    return episodes if kind == "store" else end_at_goal(adapt(episodes))
+    return episodes if kind == "store" else _adapted(episodes)
 
 
 def _adapted_blocks(kind: str, path: Path, name: str, options: ReadOptions) -> Iterator[Episodes]:
@@ -181,10 +182,21 @@ def _hdf5_files(path: Path) -> list[Path]:
 
 def is_adapted(episodes: Episodes) -> bool:
     """Whether `read` looks at all episodes of such a recording before it changes any."""
-    return is_kitchen(episodes) or is_maze(episodes)
+    return is_kitchen(episodes) or is_maze(episodes) or _is_array_of_one(episodes)
 
 
 _NO_COLUMNS = "the names in this format are fixed; it maps those of a table (CSV, Parquet, LeRobot)"
+
+
+def _adapted(episodes: Episodes) -> Episodes:
+    """What is known of particular environments; and one choice per step where it is said to be an array of one."""
+    if _is_array_of_one(episodes):
+        episodes = replace(episodes, actions=episodes.actions[:, None])
+    return end_at_goal(adapt(episodes))
+
+
+def _is_array_of_one(episodes: Episodes) -> bool:
+    return episodes.discrete and len(episodes.metadata.get("action_nvec") or ()) == 1
 
 
 def _format(path: Path, name: str) -> str:

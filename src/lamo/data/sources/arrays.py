@@ -7,8 +7,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -87,8 +88,10 @@ def read_npz(path: Path, source: str, options: ReadOptions) -> Episodes:
 def write_npz(episodes: Episodes, path: str | Path) -> Path:
     """Write `.npz` with D4RL's keys beside `path`, then rename it into place; return the path.
 
-    As in D4RL's files an unfinished episode that is not the last is closed by a timeout. What was seen after the last
-    actions has no place there and is left out, with a warning. Raises `LamoError` where the file cannot be written.
+    Of choices their number is written as well (`action_choices`, or `action_nvec` for each component), which says that
+    they are choices. As in D4RL's files an unfinished episode that is not the last is closed by a timeout. What was
+    seen after the last actions has no place there and is left out, with a warning. Raises `LamoError` where the file
+    cannot be written.
     """
     path = Path(path)
     if episodes.final_observations is not None:
@@ -113,6 +116,11 @@ def write_npz(episodes: Episodes, path: str | Path) -> Path:
                         here = slice(*ends.searchsorted([row, row + BLOCK]))
                         part[ends[here] - row] = flag[here]
                         stream.write(part.data)
+            if counts := episodes.choices:
+                name, value = ("action_choices", counts[0]) if episodes.discrete else ("action_nvec", counts)
+                array = np.asarray(value, np.int64)
+                with _member(archive, name, array.dtype, array.shape) as stream:
+                    stream.write(array.tobytes())
             if isinstance(env := episodes.metadata.get("env"), str):
                 text = np.array(env)
                 with _member(archive, "env_id", text.dtype, ()) as stream:
@@ -135,6 +143,17 @@ def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[i
     return stream
 
 
+_COUNTS = ("action_choices", "action_nvec")
+
+
+def _counts(column: NpzColumn | None) -> Any:
+    """A number of choices, or a list of them; None for what is neither."""
+    if column is None or column.dtype.kind not in "iu" or len(column.shape) > 1 or not 0 < column.nbytes < 1 << 20:
+        return None
+    column.check()
+    return np.concatenate([np.atleast_1d(block) for block in column.blocks()]).reshape(column.shape).tolist()
+
+
 def npz_blocks(path: Path, source: str, options: ReadOptions, size: int | None) -> Iterator[Episodes]:
     """The same in blocks of about `size` bytes, None: in one."""
     with _open_npz(path, source) as archive:
@@ -145,7 +164,7 @@ def npz_blocks(path: Path, source: str, options: ReadOptions, size: int | None) 
                 if column.key in columns:
                     raise LamoError(f"{source}: holds {column.key} twice; save it again")
                 columns[column.key] = column
-        numbers = {key: column for key, column in columns.items() if key not in ("env_id",)}
+        numbers = {key: column for key, column in columns.items() if key not in ("env_id", *_COUNTS)}
         for key in USED & numbers.keys():
             numbers[key].check(held=size is None)
         env = columns.get("env_id")
@@ -156,7 +175,10 @@ def npz_blocks(path: Path, source: str, options: ReadOptions, size: int | None) 
             "env": str(next(env.blocks())) if env is not None and named else None,
             "action_low": None,
             "action_high": None,
+            **{name: _counts(columns.get(name)) for name in _COUNTS},
             "attributes": {},
         }
+        if options.actions is None and any(metadata[name] is not None for name in _COUNTS):
+            options = replace(options, actions="discrete")
         for piece in flat_blocks(numbers, source, metadata, options, size):
             yield piece.episodes.validate(first=piece.rows.start)

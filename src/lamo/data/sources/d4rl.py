@@ -61,10 +61,14 @@ def d4rl_blocks(path: Path, source: str, options: ReadOptions, size: int | None)
             "env": next((about[key] for key in _ENV_NAMES if isinstance(about.get(key), str)), None),
             "action_low": _bound(about.get("action_low")),
             "action_high": _bound(about.get("action_high")),
+            "action_choices": _count(about.get("action_choices")),
+            "action_nvec": _counts(about.get("action_nvec")),
             "attributes": about,
             "infos": sorted(infos),
             **_history(about.pop(HISTORY, None)),
         }
+        if options.actions is None and (metadata["action_choices"] or metadata["action_nvec"]):
+            options = replace(options, actions="discrete")
         for piece in flat_blocks(columns, source, metadata, options, size):
             episodes = _own_notes(piece, notes, source)
             if options.obs_keys is not None and "goal" in infos:
@@ -146,12 +150,12 @@ def _parts(observations: np.ndarray, goal: np.ndarray, size: int, keys: tuple[st
 def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, Any] | None = None) -> Path:
     """Write D4RL's flat layout (gzip and shuffle) beside `path`, then rename it into place; return the path.
 
-    `attributes` become attributes of the file; those that are None are left out. `env_id`, `action_low` and
-    `action_high` are taken from the episodes' metadata unless given. What the flat layout cannot say is kept under
-    `metadata/`, which D4RL's readers pass over: `final_observations` (E, S), episode `ids` (E,), which are
-    `unfinished` (E,): one that is not the last is closed by a timeout in the flat arrays, else it would run into the
-    next; and the `history` of commands that made the data. Equal episodes, history and attributes give equal bytes.
-    Raises `LamoError` where the file cannot be written.
+    `attributes` become attributes of the file; those that are None are left out. `env_id`, `action_low`,
+    `action_high` and, of choices, `action_choices` or `action_nvec`, which say that they are choices, are taken from
+    the episodes unless given. What the flat layout cannot say is kept under `metadata/`, which D4RL's readers pass
+    over: `final_observations` (E, S), episode `ids` (E,), which are `unfinished` (E,): one that is not the last is
+    closed by a timeout in the flat arrays, else it would run into the next; and the `history` of commands that made the
+    data. Equal episodes, history and attributes give equal bytes. Raises `LamoError` where the file cannot be written.
     """
     return write_d4rl_parts([episodes], len(episodes), episodes.steps, path, attributes)
 
@@ -223,6 +227,8 @@ def _begin(
     """Attributes, and room for all rows of every column."""
     known = {"env_id": "env", "action_low": "action_low", "action_high": "action_high"}
     carried = {key: first.metadata.get(name) for key, name in known.items()} | dict(attributes or {})
+    if counts := list(first.choices):
+        carried = ({"action_choices": counts[0]} if first.discrete else {"action_nvec": counts}) | carried
     for key, value in carried.items():
         if value is not None:
             file.attrs[key] = json.dumps(value) if isinstance(value, dict) else value
@@ -236,6 +242,14 @@ def _begin(
     if history := first.metadata.get(HISTORY):
         file.create_dataset(f"metadata/{HISTORY}", data=_as_text(history), track_times=False)
     return rooms
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 < value < 1 << 62 else None
+
+
+def _counts(value: Any) -> list[int] | None:
+    return value if isinstance(value, list) and value and all(_count(item) for item in value) else None
 
 
 def _bound(value: Any) -> list[float] | None:

@@ -94,7 +94,7 @@ def gather(
             continue
         if not ids:
             actions = need(record, "actions", source)
-            inner, kind = action_type(actions.shape, actions.dtype, source, options.actions)
+            inner, kind = action_type(actions.shape, actions.dtype, source, options.actions, metadata.get("env"))
         ids.append(record.id)
         lengths.append(steps)
     if not ids:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from lamo.data.episodes import BLOCK, Episodes
-from lamo.data.sources.options import ReadOptions, as_kind, listed
+from lamo.data.sources.options import ReadOptions, UnstatedActions, as_kind, listed
 from lamo.errors import LamoError, warn
 
 BOMB_RATIO, BOMB_BYTES = 200, 1 << 28
@@ -130,13 +130,14 @@ def check_fits(wanted: int, source: str) -> None:
 
 
 def action_type(
-    shape: tuple[int, ...], dtype: np.dtype, source: str, kind: str | None = None
+    shape: tuple[int, ...], dtype: np.dtype, source: str, kind: str | None = None, env: str | None = None
 ) -> tuple[tuple[int, ...], type[np.generic]]:
-    """Shape after the first axis and type of the actions in `Episodes`: () and int64, or (A,) and float32.
+    """Shape after the first axis and type of the actions in `Episodes`: () or (A,) and int64, or (A,) and float32.
 
-    Integers are choices unless `kind` is "continuous". Raises `LamoError` for several choices per step.
+    What integers mean `kind` says, "discrete" or "continuous"; where it is None they are a question,
+    `UnstatedActions`, to which the environment `env` may know the answer.
     """
-    if dtype.kind not in "fiu":
+    if dtype.kind not in "fiub":
         raise LamoError(
             f"{source}: actions has type {dtype}, which is neither a choice (integers) nor a vector (floats)"
         )
@@ -145,12 +146,9 @@ def action_type(
         raise LamoError(f"{source}: actions has shape {tuple(shape)}: no numbers in a step")
     if dtype.kind == "f" or kind == "continuous":
         return (width,), np.float32
-    if width != 1:
-        raise LamoError(
-            f"{source}: actions are {width} integers per step; only one discrete action per step is supported; "
-            "if they are amounts, give --actions continuous"
-        )
-    return (), np.int64
+    if kind is None:
+        raise UnstatedActions(source, env)
+    return () if width == 1 else (width,), np.int64
 
 
 def flat_episodes(
@@ -286,7 +284,8 @@ def _built(
 ) -> Episodes:
     steps = columns["observations"].shape[0]
     width = state_width(columns["observations"].shape, columns["observations"].dtype, source)
-    inner, kind = action_type(columns["actions"].shape, columns["actions"].dtype, source, options.actions)
+    kept = columns["actions"].shape, columns["actions"].dtype
+    inner, kind = action_type(*kept, source, options.actions, metadata.get("env"))
     check_fits(steps * (4 * width + np.dtype(kind).itemsize * math.prod(inner) + 4), source)
     ended = {name: _vector(columns[key], key, np.dtype(bool), source) for name, key in flags.items() if key is not None}
     nothing = np.zeros(steps, bool)
@@ -316,7 +315,7 @@ def _built(
         truncated=timeouts[last],
         ids=np.arange(len(cuts), dtype=np.int64),
         final_observations=final,
-        log_probs=_log_probs(columns, steps, actions.ndim == 1, source),
+        log_probs=_log_probs(columns, steps, actions.dtype.kind == "i", source),
         metadata=metadata,
     )
 

@@ -36,9 +36,10 @@ def episodes_from(
 ) -> Episodes:
     """Episodes from arrays or from an iterable of episodes, checked as a file would be; arrays are copied.
 
-    One mapping holds all steps: `observations` (N, S), `actions` (N, A) floats or (N,) integers from 0 on, `rewards`
-    (N,), and either `episode` (N,), which changes where one begins, or `terminals` and `timeouts` (N,), after which one
-    ends. Else each item is an episode: a mapping (or an object with these attributes, such as Minari's) with
+    One mapping holds all steps: `observations` (N, S), `actions` (N, A) floats, or (N,) or (N, A) integers, of which
+    `actions` says whether they are choices from 0 on ("discrete") or amounts ("continuous"), `rewards` (N,), and either
+    `episode` (N,), which changes where one begins, or `terminals` and `timeouts` (N,), after which one ends. Else each
+    item is an episode: a mapping (or an object with these attributes, such as Minari's) with
     `observations` (T, S) or (T + 1, S), `actions`, `rewards` (T,), and its end as `terminated` and `truncated`, each
     one flag or one per step. Observations may be dicts of arrays, flattened by sorted key; `obs_keys` chooses.
     `env` (a Gymnasium id) and the bounds of actions are kept; `name` is how messages call the data. An iterable is
@@ -133,7 +134,8 @@ def _from_arrays(data: Mapping[str, Any], name: str, metadata: dict[str, Any], o
     if episode.dtype.kind not in "iub":
         raise LamoError(f"{name}: episode has type {episode.dtype}; it holds whole numbers")
     width = state_width(arrays["observations"].shape, arrays["observations"].dtype, name)
-    inner, kind = action_type(arrays["actions"].shape, arrays["actions"].dtype, name, options.actions)
+    kept = arrays["actions"].shape, arrays["actions"].dtype
+    inner, kind = action_type(*kept, name, options.actions, metadata["env"])
     check_fits(len(episode) * 4 * (width + 2), name)
     rewards = np.zeros(len(episode), np.float32)
     with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, which `validate` reports
@@ -152,7 +154,7 @@ def _from_arrays(data: Mapping[str, Any], name: str, metadata: dict[str, Any], o
         terminated=ends["terminated"],
         truncated=ends["truncated"],
     )
-    said = ReadOptions(actions="discrete" if acted.ndim == 1 else "continuous")
+    said = ReadOptions(actions="continuous" if acted.dtype.kind == "f" else "discrete")
     return episodes_of_rows(rows, name, metadata, said, per_file=False, may_sort=False)
 
 

@@ -37,6 +37,12 @@ MAIN_FILE = "main_data.hdf5"
 _EPISODE = re.compile(r"episode_(\d{1,18})")
 _FOLDER = re.compile(r"(\d{1,18})")
 _SPACES = ("observation_space", "action_space", "env_spec")
+_STATED: dict[str, Any] = {
+    "Box": "continuous",
+    "Discrete": "discrete",
+    "MultiDiscrete": "discrete",
+    "MultiBinary": "discrete",
+}
 _DEPTH, _ONE_HOT = 16, 1 << 16  # dicts within dicts, and choices of a discrete observation: more is no observation
 
 
@@ -89,15 +95,15 @@ def minari_blocks(path: Path, source: str, options: ReadOptions, size: int | Non
             action = _space(notes, "action_space", source) or {}
             metadata = _describe(notes, action, source, [key.partition("/")[2] for key in keys])
             metadata["observation_sizes"] = [part.width for part in parts]
-            start = int(action.get("start", 0)) if action.get("type") == "Discrete" else 0
+            start = _starts(action)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise LamoError(f"{source}: metadata.json describes a space that does not fit ({error!r})") from error
-        if action.get("type") == "Box" and options.actions is None:
-            options = replace(options, actions="continuous")  # the space says it, whatever type the numbers have
+        if action.get("type") in _STATED and options.actions is None:
+            options = replace(options, actions=_STATED[action["type"]])  # whatever type the numbers have
         found = 0
         for episodes in gather_blocks(records, parts, ("terminations", "truncations"), source, metadata, options, size):
-            if start and episodes.discrete:  # choices are counted from 0 here, as the environments are asked for them
-                episodes = replace(episodes, actions=episodes.actions - start).validate()
+            if episodes.action_kind != "continuous" and np.any(start):
+                episodes = _from_zero(episodes, start, source)
             found += len(episodes)
             yield episodes
     told = notes.get("total_episodes")
@@ -289,6 +295,28 @@ def _one_hot(sizes: list[int], starts: list[int], source: str, key: str) -> Enco
     return encode
 
 
+def _starts(action: dict[str, Any]) -> Any:
+    """What choices are counted from: a number, or (A,) of them."""
+    if action.get("type") == "MultiDiscrete" and "start" in action:
+        return np.ravel(np.asarray(action["start"], np.int64))
+    return int(action.get("start", 0)) if action.get("type") == "Discrete" else 0
+
+
+def _from_zero(episodes: Episodes, start: Any, source: str) -> Episodes:
+    """Choices counted from 0, as the environments are asked for them here, and not from `start`."""
+    start = int(np.ravel(start)[0]) if episodes.discrete else start
+    if episodes.actions.shape[1:] != np.shape(start):
+        raise LamoError(f"{source}: actions have shape {episodes.actions.shape}, which does not fit their space")
+    return replace(episodes, actions=episodes.actions - start).validate()
+
+
+def _nvec(action: dict[str, Any]) -> list[int] | None:
+    """Choices of each component of a MultiDiscrete or MultiBinary action."""
+    if action.get("type") == "MultiDiscrete":
+        return [int(n) for n in np.ravel(action["nvec"])]
+    return [2] * int(np.prod(action["n"])) if action.get("type") == "MultiBinary" else None
+
+
 def _describe(notes: dict[str, Any], action: dict[str, Any], source: str, keys: list[str]) -> dict[str, Any]:
     bounds: dict[str, Callable[[], Any]] = {
         side: lambda side=side: np.ravel(action[side]).tolist() for side in ("low", "high")
@@ -303,6 +331,7 @@ def _describe(notes: dict[str, Any], action: dict[str, Any], source: str, keys: 
         "action_low": bounds["low"]() if box else None,
         "action_high": bounds["high"]() if box else None,
         "action_choices": action.get("n") if action.get("type") == "Discrete" else None,
+        "action_nvec": _nvec(action),
         "observation_keys": keys if keys != [""] else [],
         "attributes": {key: value for key, value in notes.items() if key not in _SPACES},
     }

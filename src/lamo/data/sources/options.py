@@ -11,6 +11,20 @@ import numpy as np
 from lamo.errors import LamoError
 from lamo.tasks import nearest
 
+
+class UnstatedActions(LamoError):
+    """Actions are whole numbers, and nothing says whether these are choices or amounts. `env`: the environment that
+    the source names, which may know.
+    """
+
+    def __init__(self, source: str, env: str | None, span: str = "") -> None:
+        super().__init__(
+            f"{source}: actions are whole numbers{span}, which may mean two things; give --actions discrete if they "
+            "are choices, --actions continuous if they are amounts"
+        )
+        self.env = env
+
+
 LISTED = 24  # names that an error shows; a table may have thousands of columns
 
 
@@ -23,7 +37,8 @@ class ReadOptions:
     obs_keys: tuple[str, ...] | None = None
     """Keys of dict observations to use, in data and environment; by default all of them."""
     actions: Literal["discrete", "continuous"] | None = None
-    """What integers among the actions mean: choices (discrete) or amounts (continuous)."""
+    """What integers among the actions mean: choices (discrete; several columns: several choices at once) or amounts
+    (continuous)."""
     reward: Literal["none"] | None = None
     """`none` reads a log without rewards: all are zero, which imitation can do with."""
 
@@ -74,16 +89,15 @@ def _near(key: str, known: list[str]) -> str:
 
 
 def as_kind(actions: np.ndarray, kind: str | None, source: str) -> np.ndarray:
-    """Actions (N, A) float32 or (N,) int64 in the kind that `--actions` asks for, None as they are.
+    """Actions (N, A) float32, (N,) or (N, A) int64 in the kind that `--actions` asks for, None as they are.
 
     Raises `LamoError` where vectors or fractions are to be choices.
     """
-    if kind == "continuous" and actions.ndim == 1:
-        return actions.astype(np.float32)[:, None]
+    if kind == "continuous" and actions.dtype.kind != "f":
+        return actions.astype(np.float32).reshape(len(actions), -1)
     if kind == "discrete" and actions.ndim == 2:
-        if actions.shape[1] != 1:
-            raise LamoError(f"{source}: --actions discrete needs one action per step, not {actions.shape[1]}")
         if not ((np.abs(actions) <= 2**24) & (actions == np.trunc(actions))).all():  # NaN fails both
             raise LamoError(f"{source}: --actions discrete needs small whole numbers, but actions holds others")
-        return actions[:, 0].astype(np.int64)
+        whole = actions.astype(np.int64)
+        return whole[:, 0] if whole.shape[1] == 1 else whole
     return actions

@@ -15,15 +15,11 @@ from typing import Any
 import numpy as np
 
 from lamo.data.episodes import Episodes
-from lamo.data.sources.options import ReadOptions, as_kind
+from lamo.data.sources.options import ReadOptions, UnstatedActions, as_kind
 from lamo.errors import LamoError, warn
 
 NAMES_KEPT = 1000
 """Names of episodes that go into the metadata; of more, none."""
-
-
-class UnstatedActions(LamoError):
-    """Actions are integers and nothing says whether these are choices or amounts."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +177,7 @@ def _build(rows: Rows, starts: np.ndarray, source: str, metadata: dict[str, Any]
         metadata = {**metadata, "episode_names": [str(rows.names[n])[:200] for n in rows.episodes[starts]]}
     return Episodes(
         observations=rows.observations,
-        actions=_stated(rows.actions, source, options),
+        actions=_stated(rows.actions, source, options, metadata.get("env")),
         rewards=rows.rewards,
         offsets=np.append(starts, steps).astype(np.int64),
         terminated=ends["terminated"],
@@ -192,18 +188,8 @@ def _build(rows: Rows, starts: np.ndarray, source: str, metadata: dict[str, Any]
     ).validate(first=rows.first)
 
 
-def _stated(actions: np.ndarray, source: str, options: ReadOptions) -> np.ndarray:
+def _stated(actions: np.ndarray, source: str, options: ReadOptions, env: str | None) -> np.ndarray:
     """Actions of the kind that the user, or the file, says; integers of which neither speaks are a question."""
-    if actions.dtype.kind == "f":
-        return as_kind(actions, options.actions, source)
-    if options.actions == "continuous":
-        return actions.astype(np.float32)
-    if options.actions == "discrete":
-        if actions.shape[1] != 1:
-            raise LamoError(f"{source}: --actions discrete needs one action per step, not {actions.shape[1]}")
-        return actions[:, 0]
-    meanings = "--actions discrete if they are choices, --actions continuous if they are amounts"
-    if actions.shape[1] > 1:
-        meanings = "--actions continuous if they are amounts (several choices per step, discrete, are not supported)"
-    span = f"from {int(actions.min())} to {int(actions.max())}"
-    raise UnstatedActions(f"{source}: actions are whole numbers {span}, which may mean two things; give {meanings}")
+    if actions.dtype.kind != "f" and options.actions is None:
+        raise UnstatedActions(source, env, f" from {int(actions.min())} to {int(actions.max())}")
+    return as_kind(actions, options.actions, source)

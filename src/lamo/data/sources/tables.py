@@ -31,6 +31,7 @@ SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet
 _NOTES = b"lamo"  # where `write_table` leaves what columns cannot say, in a Parquet file's metadata
 _NOTES_BYTES = 1 << 20
 _WRITTEN = 1 << 25  # bytes of steps that become a row group
+_CARRIED = ("env", "action_low", "action_high", "action_choices", "action_nvec", "history")
 
 
 def table_files(folder: Path) -> list[Path]:
@@ -78,7 +79,7 @@ def table_blocks(path: Path, source: str, options: ReadOptions, size: int | None
         "columns": describe(columns),
     }
     notes = _notes(tables[0].schema, names[0]) if kind == "parquet" else {}
-    metadata |= {key: notes[key] for key in ("env", "action_low", "action_high", "history") if key in notes}
+    metadata |= {key: notes[key] for key in _CARRIED if key in notes}
     if options.actions is None and "actions" in notes:
         options = replace(options, actions=notes["actions"])
     stored = sum(file.stat().st_size for file in files) if kind == "parquet" else None
@@ -199,6 +200,8 @@ def _notes(schema: Any, name: str) -> dict[str, Any]:
         "env": _is_text,
         "action_low": _is_bound,
         "action_high": _is_bound,
+        "action_choices": _is_count,
+        "action_nvec": lambda value: isinstance(value, list) and all(map(_is_count, value)),
         "actions": "discrete".__eq__,
         "history": lambda value: isinstance(value, list),
     }
@@ -209,6 +212,10 @@ def _notes(schema: Any, name: str) -> dict[str, Any]:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _is_bound(value: Any) -> bool:
@@ -232,8 +239,8 @@ def write_table(episodes: Episodes, path: str | Path) -> Path:
         raise LamoError(f"{path}: tables are written as {', '.join(SUFFIXES)}")
     if episodes.final_observations is not None:
         warn(f"{path.name}: a table has no place for what was seen after the last action of an episode; it is left out")
-    notes = {key: episodes.metadata.get(key) for key in ("env", "action_low", "action_high", "history")}
-    notes["actions"] = "discrete" if episodes.discrete else None
+    notes = {key: episodes.metadata.get(key) for key in _CARRIED}
+    notes["actions"] = None if episodes.action_kind == "continuous" else "discrete"
     schema = _table_of(pa, episodes.select([0])).schema.with_metadata({_NOTES: json.dumps(notes)})
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -265,7 +272,7 @@ def _table_of(pa: Any, episodes: Episodes) -> Any:
         flags[last] = getattr(episodes, name)
     step = np.arange(episodes.steps) - np.repeat(episodes.offsets[:-1], episodes.lengths)
     actions = {"action": episodes.actions}
-    if not episodes.discrete:
+    if episodes.actions.ndim == 2:
         actions = {f"action_{i}": episodes.actions[:, i] for i in range(episodes.actions.shape[1])}
     return pa.table(
         {
