@@ -3,6 +3,7 @@ earned."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,9 @@ def test_language_loss_acts_on_the_language(small_lm: Path, tmp_path: Path) -> N
     """The test's LM knows nothing, so what the loss can do is teach: adapters read a text and predict it better."""
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("the arm reaches the target and the target moves away from the arm. " * 40)
-    agent = learner("lamo", small_lm, language_weight=10.0, corpus=(str(corpus),), lm_learning_rate=1e-3)
+    plain = learner("lamo", small_lm, language_weight=10.0, corpus=(str(corpus),), lm_learning_rate=1e-3)
+    unit = replace(plain.spec, action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
+    agent = type(plain)(plain.settings, unit, episodes(), batch_size=16, seed=0)
     before = agent.perplexity()
     log = [row["language_loss"] for row in train(agent, 40)]
     assert agent.perplexity() < 0.9 * before

@@ -150,7 +150,7 @@ def _counts(column: NpzColumn | None) -> Any:
     """A number of choices, or a list of them; None for what is neither."""
     if column is None or column.dtype.kind not in "iu" or len(column.shape) > 1 or not 0 < column.nbytes < 1 << 20:
         return None
-    column.check()
+    column.check(held=True)
     return np.concatenate([np.atleast_1d(block) for block in column.blocks()]).reshape(column.shape).tolist()
 
 
