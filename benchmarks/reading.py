@@ -10,6 +10,7 @@ less the bytes of the arrays that come of it. The seconds are the processor's, o
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -129,6 +130,7 @@ def read(path: str) -> dict[str, float]:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     start = time.process_time()
+    os.environ["LAMO_CACHE"] = "off"  # the file is to be read, and no packed copy of it
     episodes = load_episodes(path)
     seconds = time.process_time() - start
     going = False
