@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,12 @@ def convert_verb(argv: list[str]) -> int:
     with stdout_kept_clean(chosen.json):
         from lamo.data.recut import convert
 
-        result = convert(chosen.source, chosen.out, chosen.options, **_common("convert", argv, chosen.quiet))
+        result = convert(
+            chosen.source,
+            chosen.out,
+            chosen.options,
+            **_common("convert", argv, chosen.quiet, chosen.source, chosen.out),
+        )
     return answer(result, chosen.json, lambda: _line(result))
 
 
@@ -104,7 +109,12 @@ def merge_verb(argv: list[str]) -> int:
     with stdout_kept_clean(chosen.json):
         from lamo.data.recut import merge
 
-        result = merge(chosen.sources, chosen.out, chosen.options, **_common("merge", argv, chosen.quiet))
+        result = merge(
+            chosen.sources,
+            chosen.out,
+            chosen.options,
+            **_common("merge", argv, chosen.quiet, *chosen.sources, chosen.out),
+        )
     return answer(result, chosen.json, lambda: _line(result))
 
 
@@ -121,7 +131,7 @@ def split_verb(argv: list[str]) -> int:
             holdout=chosen.holdout,
             parts=chosen.parts,
             suffix=chosen.suffix,
-            **_common("split", argv, chosen.quiet),
+            **_common("split", argv, chosen.quiet, chosen.source, chosen.out),
         )
     return answer({"parts": results}, chosen.json, lambda: "\n".join(map(_line, results)))
 
@@ -139,13 +149,19 @@ def subsample_verb(argv: list[str]) -> int:
             ratio=chosen.ratio,
             episodes=chosen.episodes,
             seed=chosen.seed,
-            **_common("subsample", argv, chosen.quiet),
+            **_common("subsample", argv, chosen.quiet, chosen.source, chosen.out),
         )
     return answer(result, chosen.json, lambda: _line(result))
 
 
-def _common(verb: str, argv: list[str], quiet: bool) -> dict[str, Any]:
-    return {"command": shlex.join(["lamo", "data", verb, *argv]), "progress": steps_done(quiet)}
+def _common(verb: str, argv: list[str], quiet: bool, *places: str | Path) -> dict[str, Any]:
+    return {"command": without_places(verb, argv, places), "progress": steps_done(quiet)}
+
+
+def without_places(verb: str, argv: list[str], places: Iterable[str | Path | None]) -> str:
+    """The command line with names instead of places: a dataset should not tell of the machine that made it."""
+    known = {str(place) for place in places}
+    return shlex.join(["lamo", "data", verb, *(Path(word).name if word in known else word for word in argv)])
 
 
 def steps_done(quiet: bool) -> Callable[[int, int | None], None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from lamo.commands import answer, parse, stdout_kept_clean
-from lamo.commands.recutting import steps_done
+from lamo.commands.recutting import steps_done, without_places
 from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
 
@@ -104,7 +103,10 @@ def relabel_verb(argv: list[str]) -> int:
 
         check_result(options.out)
         read = ReadOptions(options.columns, options.obs_keys, options.actions)
-        how: dict[str, Any] = {"command": _command("relabel", argv, options), "progress": steps_done(options.quiet)}
+        how: dict[str, Any] = {
+            "command": without_places("relabel", argv, (options.source, options.out)),
+            "progress": steps_done(options.quiet),
+        }
         if kind == "hindsight":
             make = _hindsight(options, held)
             episodes, counts = relabel_goals(options.source, options.out, make, read, **how)
@@ -205,16 +207,12 @@ def score_verb(argv: list[str]) -> int:
 
         read = ReadOptions(options.columns, options.obs_keys, options.actions, options.reward)
         if options.out is not None:
-            how: dict[str, Any] = {"command": _command("score", argv, options), "progress": steps_done(options.quiet)}
+            how: dict[str, Any] = {
+                "command": without_places("score", argv, (options.source, options.out)),
+                "progress": steps_done(options.quiet),
+            }
             result = {"out": str(options.out), **write_scored(options.source, options.out, options.task, read, **how)}
         else:
             found = stream(options.source, read)
             result = score(found, found.metadata, options.task)
     return answer(result, options.json, lambda: render(result, options.table))
-
-
-def _command(verb: str, argv: list[str], options: Any) -> str:
-    """The command line with names instead of places: a dataset should not tell of the machine that made it."""
-    places = {str(options.source), str(options.out)}
-    words = [Path(word).name if word in places else word for word in argv]
-    return shlex.join(["lamo", "data", verb, *words])
