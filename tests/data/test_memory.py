@@ -13,7 +13,8 @@ from lamo.data import Windows, load_episodes
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "chunked.hdf5", "wide.hdf5", "npz", "packed.npz", "pkl", "minari.hdf5"])
-def test_peak_of_reading(make_episodes, flat_arrays, tmp_path, request, kind):
+def test_peak_of_reading(make_episodes, flat_arrays, tmp_path, request, monkeypatch, kind):
+    monkeypatch.setenv("LAMO_CACHE", "off")  # a packed copy is written by blocks of 32 MiB, more than all there is here
     made = make_episodes([1000] * 100, width=17, actions=6)
     path, arrays = tmp_path / f"data.{kind}", flat_arrays(made)
     arrays["next_observations"] = np.roll(arrays["observations"], -1, axis=0)
