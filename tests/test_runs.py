@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,38 @@ def test_a_torn_checkpoint_falls_back_with_a_word(
     assert run.last_checkpoint() == 10 and [row["step"] for row in run.read_metrics()] == [10]
     save(run, 20)
     assert run.load_checkpoint()[0] == 20  # type: ignore[index]
+
+
+@contextlib.contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file may grow beyond `room` bytes: the system answers as it does when a disk is full."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(run: Run) -> None:
+    save(run, 10)
+    told = "cannot be written.*--resume"
+    with full_disk(64):
+        for write in (
+            lambda: run.save_checkpoint(20, tensors(20), {}),
+            lambda: run.log({"step": 20, "loss": 0.5, "note": "x" * 100}),
+            lambda: run.save_policy(tensors(20), {}),
+            lambda: run.save_summary({"steps": 20, "note": "x" * 100}),
+        ):
+            with pytest.raises(LamoError, match=told):
+                write()
+    assert run.load_checkpoint()[0] == 10  # type: ignore[index]
+    assert run.summary() is None and not list(run.path.rglob("*.part"))
+    assert [row["step"] for row in run.read_metrics()] == [10]
+    run.rewind(10)
+    save(run, 20)
+    assert [row["step"] for row in run.read_metrics()] == [10, 20]
 
 
 def test_no_whole_checkpoint_is_an_error(run: Run) -> None:

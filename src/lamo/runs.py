@@ -11,13 +11,14 @@ Whatever must be whole is written beside its place, synced to disk, and renamed 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from lamo.config import read_json
 from lamo.errors import LamoError, warn
@@ -25,6 +26,28 @@ from lamo.errors import LamoError, warn
 CHECKPOINTS_KEPT = 2
 LOGS = ("metrics.jsonl", "timing.jsonl", "episodes.jsonl")
 HOLDOUT_ERROR = "holdout_action_error"  # the key that an evaluation adds to metrics.jsonl, in a row of its own
+
+
+Method = TypeVar("Method", bound=Callable[..., None])
+
+
+def _writes(method: Method) -> Method:
+    """A method of a run that writes: a disk that is full or refuses is one line, and what was whole before stays."""
+
+    @functools.wraps(method)
+    def guarded(self: Run, *args: Any, **kwargs: Any) -> None:
+        from safetensors import SafetensorError
+
+        try:
+            method(self, *args, **kwargs)
+        except (OSError, SafetensorError) as error:
+            for part in (*self.path.glob(".*.part"), *(self.path / "checkpoints").glob(".*.part")):
+                shutil.rmtree(part, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or error
+            again = f"then go on with: lamo train --resume {self.path}"
+            raise LamoError(f"{self.path}: cannot be written ({reason}); make room or mend the disk, {again}") from None
+
+    return cast("Method", guarded)
 
 
 class Run:
@@ -68,25 +91,9 @@ class Run:
             raise LamoError(f"{path}: damaged run folder (config.json and provenance.json must hold JSON objects)")
         return cls(path, config, provenance)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder while training in it; the lock dies with its process. `LamoError` if another has it."""
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            yield
-            return
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LamoError(f"{self.path}: another process is training in it; wait for it or stop it") from None
-            except OSError:  # a file system without locks
-                pass
-            yield
-        finally:
-            os.close(handle)
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the folder while training in it, see `locked`."""
+        return locked(self.path, "training in it")
 
     # -------------------------------------------------------------------------------------------------------- records
 
@@ -102,6 +109,7 @@ class Run:
         """Append evaluation episodes, {"step", "target", "episode", "return", …}, to episodes.jsonl."""
         self._append("episodes.jsonl", rows)
 
+    @_writes
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         with (self.path / name).open("a", encoding="utf-8") as file:
@@ -150,6 +158,7 @@ class Run:
 
     # ---------------------------------------------------------------------------------------------------- checkpoints
 
+    @_writes
     def save_checkpoint(self, step: int, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Write the state after `step` (torch tensors by name, and JSON), then remove all but the newest two.
 
@@ -209,6 +218,7 @@ class Run:
 
     # --------------------------------------------------------------------------------------------------- at the end
 
+    @_writes
     def save_policy(self, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Write policy/: what deployment needs and nothing else."""
         from lamo.policy import save_policy_files
@@ -222,19 +232,23 @@ class Run:
         shutil.rmtree(target, ignore_errors=True)
         os.replace(beside, target)
 
+    @_writes
     def save_config(self, config: dict[str, Any]) -> None:
         """Replace config.json (a resumed run may be given more steps)."""
         write_json(self.path / "config.json", config)
         self.config = config
 
+    @_writes
     def save_rollout(self, rollout: Mapping[str, Any]) -> None:
         """Write rollout.json, one episode of the final policy, for the report's animation."""
         write_whole(self.path / "rollout.json", json.dumps(rollout).encode())
 
+    @_writes
     def save_auto_target(self, choice: Mapping[str, Any]) -> None:
         """Write auto_target.json: the return target chosen from the data, why, and the episodes played with it."""
         write_json(self.path / "auto_target.json", choice)
 
+    @_writes
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json; a run that has one has finished."""
         write_json(self.path / "summary.json", summary)
@@ -243,6 +257,27 @@ class Run:
         """What summary.json says, None for a run that has not finished."""
         path = self.path / "summary.json"
         return read_json(path) if path.exists() else None
+
+
+@contextlib.contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Hold a folder; the lock dies with its process. `LamoError` where another process has it: `doing` says why."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LamoError(f"{path}: another process is {doing}; wait for it or stop it") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def check_free(path: str | Path) -> None:

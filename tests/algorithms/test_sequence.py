@@ -53,6 +53,15 @@ def test_adapters_have_a_learning_rate_of_their_own(small_lm: Path) -> None:
             assert rates[id(p)] == (1e-5 if "lora_" in name else 3e-3), name
 
 
+def test_a_checkpoint_that_learned_actions_in_another_box_is_refused(small_lm: Path) -> None:
+    agent = learner("dt", small_lm)  # its bounds are not [-1, 1]
+    state = agent.state_dict()
+    agent.load_state_dict(state)
+    for box in (None, state.pop("action_box") * 2):
+        with pytest.raises(LamoError, match="another box"):
+            agent.load_state_dict(state if box is None else {**state, "action_box": box})
+
+
 def test_return_to_go_falls_by_the_reward(small_lm: Path) -> None:
     policy = learner("dt", small_lm).policy()
     policy.reset(2, np.asarray([8.0, 4.0]))

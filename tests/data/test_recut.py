@@ -127,13 +127,13 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(log, make_episodes, tmp_p
 
 def test_json(log, tmp_path, capsys) -> None:
     _, path = log
-    assert main(["data", "split", str(path), "--out", str(tmp_path / "p"), "--parts", "2", "--json"]) == 0
+    assert main(["data", "split", str(path), f"--out={tmp_path / 'p'}", "--parts", "2", "--json"]) == 0
     parts = json.loads(capsys.readouterr().out)["parts"]
     assert [part["out"] for part in parts] == [str(tmp_path / "p" / f"part_{i}.lamo") for i in range(2)]
     assert main(["data", "inspect", str(tmp_path / "p"), "--json"]) == 0
     for part in sorted((tmp_path / "p").iterdir()):
         (entry,) = load_episodes(part).metadata["history"]
-        assert entry["command"] == f"lamo data split {path.name} --out p --parts 2 --json"  # names, not places
+        assert entry["command"] == f"lamo data split {path.name} --out=p --parts 2 --json"  # names, not places
     assert json.loads(capsys.readouterr().out)["episodes"] == 10
 
 

@@ -275,10 +275,19 @@ class SequenceLearner:
             state |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in values.items()}
         if self.centres is not None:  # k-means on several threads does not round alike twice
             state["centres"] = self.centres
+        if (box := self._action_box()) is not None:
+            state["action_box"] = box
         return state | {"steps": torch.tensor(self.steps)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`. Raises `LamoError` if the state is of another model."""
+        box, known = self._action_box(), state.get("action_box")
+        alike = torch.equal(box, known.cpu()) if box is not None and known is not None else box is known
+        if not alike:
+            raise LamoError(
+                "the checkpoint learned actions in another box, or as they were before lamo scaled them to [-1, 1]; "
+                "start over with --config and a new --out"
+            )
         trained = self._trained()
         given = {k[len("model.") :]: v for k, v in state.items() if k.startswith("model.")}
         if given.keys() != trained.keys() or any(given[k].shape != trained[k].shape for k in trained):
@@ -297,6 +306,12 @@ class SequenceLearner:
         if self.centres is not None:
             self.centres = state["centres"].to(self.device)
         self.steps = int(state["steps"])
+
+    def _action_box(self) -> Tensor | None:
+        """(2, A) lower and upper bounds between which actions are scaled to [-1, 1]; None where nothing is."""
+        if self.scaling is None or self.scaling.identity:
+            return None
+        return torch.from_numpy(np.stack(self.scaling).astype(np.float32))
 
     def _trained(self) -> dict[str, Tensor]:
         return {k: p for k, p in self.model.named_parameters() if p.requires_grad}

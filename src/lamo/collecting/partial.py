@@ -26,7 +26,7 @@ import numpy as np
 from lamo.collecting.record import Block
 from lamo.data.episodes import Episodes
 from lamo.errors import LamoError, warn
-from lamo.runs import write_json, write_whole
+from lamo.runs import locked, write_json, write_whole
 
 FORMAT = 1
 _ARRAYS = ("observations", "actions", "rewards", "offsets", "terminated", "truncated", "ids", "final_observations")
@@ -202,7 +202,7 @@ def opened(out: Path, request: Mapping[str, Any]) -> Iterator[Partial]:
     except OSError as error:
         raise LamoError(f"cannot make {path}: {error.strerror or error}") from error
     partial = Partial(path)
-    with _locked(path):
+    with locked(path, "recording into it"):
         try:
             if found is None:
                 write_json(path / "request.json", wanted)
@@ -247,24 +247,3 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:12]}…"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """As `Run.locked`; the lock dies with its process."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LamoError(f"{path}: another process is recording into it; wait for it or stop it") from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(handle)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,10 +159,15 @@ def _common(verb: str, argv: list[str], quiet: bool, *places: str | Path) -> dic
     return {"command": without_places(verb, argv, places), "progress": steps_done(quiet)}
 
 
-def without_places(verb: str, argv: list[str], places: Iterable[str | Path | None]) -> str:
+def without_places(verb: str, argv: list[str], places: Sequence[str | Path | None]) -> str:
     """The command line with names instead of places: a dataset should not tell of the machine that made it."""
-    known = {str(place) for place in places}
-    return shlex.join(["lamo", "data", verb, *(Path(word).name if word in known else word for word in argv)])
+    known = {str(place) for place in places} | {os.path.normpath(str(place)) for place in places}
+
+    def named(word: str) -> str:
+        option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        return option + equals + Path(value).name if {value, os.path.normpath(value)} & known else word
+
+    return shlex.join(["lamo", "data", verb, *map(named, argv)])
 
 
 def steps_done(quiet: bool) -> Callable[[int, int | None], None]:

@@ -19,7 +19,7 @@ from lamo.data.episodes import Episodes
 from lamo.data.join import join
 from lamo.data.sources.options import ReadOptions
 from lamo.data.split import hold_out
-from lamo.data.stream import Stream, of_episodes, stream
+from lamo.data.stream import of_episodes, stream
 from lamo.errors import LamoError
 
 Source = str | Path
@@ -63,12 +63,12 @@ def merge(
     """
     path = check_target(out)
     if len(sources) < 2:
-        raise LamoError(f"one dataset ({sources[0]}) is nothing to merge; name two or more" if sources else "nothing")
+        raise LamoError(f"{len(sources)} datasets are nothing to merge; name two or more")
     with ExitStack() as stack:
         parts = [stack.enter_context(opened(each, options or ReadOptions(), path, progress)) for each in sources]
         whole = join(parts)
         told = [{**described(part), **_made(part)} for part in parts]
-        return _told(write(_of(whole), path, command=command, sources=told, progress=progress), path, told)
+        return _told(write(of_episodes(whole), path, command=command, sources=told, progress=progress), path, told)
 
 
 def subsample(
@@ -92,7 +92,7 @@ def subsample(
         share = ratio if ratio is not None else (episodes or 0) / len(whole)
         told = [described(whole)]
         chosen = whole.subsample(share, seed)
-        return _told(write(_of(chosen), path, command=command, sources=told, progress=progress), path, told)
+        return _told(write(of_episodes(chosen), path, command=command, sources=told, progress=progress), path, told)
 
 
 def split(
@@ -124,7 +124,7 @@ def split(
         results = []
         for name, piece in pieces.items():
             path = place / f"{name}{suffix}"
-            written = write(_of(piece), path, command=command, sources=told, progress=progress)
+            written = write(of_episodes(piece), path, command=command, sources=told, progress=progress)
             results.append(_told(written, folder / path.name, told))
         del written
     return results
@@ -151,10 +151,6 @@ def _made(episodes: Episodes) -> dict[str, Any]:
     """How a source was made itself, where it says."""
     history = episodes.metadata.get("history")
     return {"history": history} if history else {}
-
-
-def _of(episodes: Episodes) -> Stream:
-    return of_episodes(episodes)
 
 
 def _told(written: Episodes, path: Path, sources: Sequence[dict[str, Any]]) -> dict[str, Any]:
