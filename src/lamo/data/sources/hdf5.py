@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5i, h5o  # pyright: ignore[reportAttributeAccessIssue]  (no stubs)
 
 from lamo.data.episodes import BLOCK
 from lamo.data.sources.flat import check_bomb
@@ -20,6 +21,10 @@ ATTRIBUTE_BYTES = 1 << 20
 _FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF)
 _HARD, _SOFT = 0, 1  # H5L_type_t; others lead out of the file
 _LINKS = 8  # soft links that may lead to one another
+_PLAIN = [  # the types of nearly all arrays: to compare is quicker than to translate
+    (h5py.h5t.py_create(np.dtype(name), logical=True), np.dtype(name))
+    for name in ("<f8", "<f4", "bool", "<i8", "<i4", "u1")
+]
 # h5py raises OSError for most damage; the others for structures whose parts do not fit each other
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError, AttributeError)
 
@@ -54,60 +59,100 @@ class H5Column:
         return fits
 
 
-def member(group: h5py.Group, path: str, source: str, links: int = 0) -> h5py.Group | h5py.Dataset | None:
+def member(group: h5py.Group, path: str, source: str) -> h5py.Group | h5py.Dataset | None:
     """What lies under `path` (with slashes), None where nothing does; nothing of its values is read.
 
     Raises `LamoError` for a link to another file, an array whose values lie in one, and one that unpacks beyond
     measure.
     """
-    here: Any = group
+    found = _find(group.id, path, source)
+    if isinstance(found, h5py.h5d.DatasetID):
+        _check_array(found, path, source)
+        return h5py.Dataset(found)
+    return None if found is None else h5py.Group(found)
+
+
+def array(group: h5py.Group, path: str, source: str) -> H5Array | h5py.Group | None:
+    """As `member`, for files with an array per episode: looking at one by h5py's objects costs more than reading it."""
+    found = _find(group.id, path, source)
+    if isinstance(found, h5py.h5d.DatasetID):
+        shape, kind, dtype = _check_array(found, path, source)
+        return H5Array(found, shape, kind, dtype)
+    return None if found is None else h5py.Group(found)
+
+
+class H5Array:
+    """An array of an episode."""
+
+    def __init__(self, data: h5py.h5d.DatasetID, shape: tuple[int, ...] | None, kind: Any, dtype: np.dtype) -> None:
+        self.data, self.kind, self.dtype = data, kind, dtype
+        self.shape: Any = shape  # None: a type without a value
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        if rows.indices(self.shape[0]) != (0, self.shape[0], 1) or self.dtype.kind not in "fiub":
+            return h5py.Dataset(self.data)[rows]
+        out = np.empty(self.shape, self.dtype)
+        if out.size:
+            self.data.read(h5py.h5s.ALL, h5py.h5s.ALL, out, self.kind)
+        return out
+
+
+def _find(group: h5py.h5g.GroupID, path: str, source: str, links: int = 0) -> Any:
+    """The group or array under `path`, None where there is none."""
+    here = group
     for name in filter(None, path.split("/")):
-        if not isinstance(here, h5py.Group):
+        if not isinstance(here, h5py.h5g.GroupID):
             return None
         raw = name.encode("utf-8", "surrogateescape")
-        if not here.id.links.exists(raw):
+        try:
+            kind = here.links.get_info(raw).type
+        except KeyError:
             return None
-        kind = here.id.links.get_info(raw).type
         if kind == _HARD:
-            here = here[name]
+            here = h5o.open(here, raw)
         elif kind != _SOFT:
             raise LamoError(f"{source}: {path} links to another file, which is not followed; copy its data into this")
         elif links == _LINKS:
             raise LamoError(f"{source}: {path} is a link that leads nowhere")
         else:
-            target = here.id.links.get_val(raw).decode("utf-8", "surrogateescape")
-            start: Any = here.file["/"] if target.startswith("/") else here
-            here = member(start, target, source, links + 1)
-        if here is None:
-            return None
-    if isinstance(here, h5py.Dataset):
-        _check_dataset(here, path, source)
-    return here if isinstance(here, h5py.Group | h5py.Dataset) else None
+            target = here.links.get_val(raw).decode("utf-8", "surrogateescape")
+            start = h5o.open(h5i.get_file_id(here), b"/") if target.startswith("/") else here
+            here = _find(start, target, source, links + 1)
+    return here if isinstance(here, h5py.h5g.GroupID | h5py.h5d.DatasetID) else None
 
 
-def _check_dataset(data: h5py.Dataset, path: str, source: str) -> None:
-    plan = data.id.get_create_plist()  # asked once: files have thousands of arrays
+def _check_array(data: h5py.h5d.DatasetID, path: str, source: str) -> tuple[tuple[int, ...] | None, Any, np.dtype]:
+    """(shape, None where it has none; HDF5's type; numpy's) of an array that may be read."""
+    plan = data.get_create_plist()  # asked once: files have thousands of arrays
     layout = plan.get_layout()
     if layout == h5py.h5d.VIRTUAL or plan.get_external_count():
         raise LamoError(f"{source}: {path} keeps its values in another file, which is not read; copy them into this")
-    dtype, shape = data.dtype, data.shape
-    if shape is None or dtype.kind not in "fiub":  # None: h5py's Empty, a type without a value
-        return
-    # HDF5's library trusts what a file says of its own layout: of a damaged one it reads beyond its buffers.
-    kind = data.id.get_type()
-    bits = dtype == np.uint8 and kind.equal(h5py.h5t.STD_B8LE)  # PyTables' booleans
-    if not bits and not kind.equal(h5py.h5t.py_create(dtype, logical=True)):
-        raise LamoError(f"{source}: {path} has numbers of an odd type; copy the file again, or save it with plain ones")
+    space, kind = data.get_space(), data.get_type()
+    shape = None if space.get_simple_extent_type() == h5py.h5s.NULL else space.get_simple_extent_dims()
+    dtype = next((dtype for known, dtype in _PLAIN if kind.equal(known)), None)
+    if dtype is None:
+        dtype = data.dtype
+        if shape is None or dtype.kind not in "fiub":
+            return shape, kind, dtype
+        # HDF5's library trusts what a file says of its own layout: of a damaged one it reads beyond its buffers.
+        bits = dtype == np.uint8 and kind.equal(h5py.h5t.STD_B8LE)  # PyTables' booleans
+        if not bits and not kind.equal(h5py.h5t.py_create(dtype, logical=True)):
+            raise LamoError(
+                f"{source}: {path} has numbers of an odd type; copy the file again, or save it with plain ones"
+            )
+    if shape is None:
+        return shape, kind, dtype
     chunks = plan.get_chunk() if layout == h5py.h5d.CHUNKED else None
     size = dtype.itemsize
     chunk = math.prod(chunks or ()) * size
-    check_bomb(max(math.prod(shape) * size, chunk), data.id.get_storage_size, f"{source}: {path}")
+    check_bomb(max(math.prod(shape) * size, chunk), data.get_storage_size, f"{source}: {path}")
     if chunks is not None:
         count = math.prod(-(-n // m) for n, m in zip(shape, chunks, strict=True))
         _check_chunks(data, plan, size, chunk, count, f"{source}: {path}")
+    return shape, kind, dtype
 
 
-def _check_chunks(data: h5py.Dataset, plan: Any, size: int, nominal: int, count: int, where: str) -> None:
+def _check_chunks(data: h5py.h5d.DatasetID, plan: Any, size: int, nominal: int, count: int, where: str) -> None:
     """Whether filters and at most `count` chunks, each `nominal` bytes once unpacked, can be what was written."""
     filters = [plan.get_filter(number) for number in range(plan.get_nfilters())]
     values = {h5py.h5z.FILTER_SHUFFLE: (size,), h5py.h5z.FILTER_FLETCHER32: ()}
@@ -120,9 +165,9 @@ def _check_chunks(data: h5py.Dataset, plan: Any, size: int, nominal: int, count:
     none = (1 << len(filters)) - 1  # the mask of a chunk that no filter went over; without filters every chunk's
     least = 1 + 4 * any(code == h5py.h5z.FILTER_FLETCHER32 for code, *_ in filters)
     most = nominal + nominal // 8 + 4096
-    end = data.file.id.get_filesize()
+    end = h5i.get_file_id(data).get_filesize()
     chunks: list[Any] = []
-    data.id.chunk_iter(chunks.append)
+    data.chunk_iter(chunks.append)
     if len(chunks) > count or any(
         not (c.size == nominal if c.filter_mask & none == none else least <= c.size <= most)
         or c.byte_offset + c.size > end

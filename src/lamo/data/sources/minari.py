@@ -29,7 +29,7 @@ from lamo.data.sources.arrow import import_pyarrow, numbers, open_parquet, parqu
 from lamo.data.sources.episodic import Encoder, Part, Record, gather_blocks, need
 from lamo.data.sources.flat import state_width
 from lamo.data.sources.folders import inside, read_object
-from lamo.data.sources.hdf5 import member, open_hdf5
+from lamo.data.sources.hdf5 import array, member, open_hdf5
 from lamo.data.sources.options import ReadOptions, chosen, listed
 from lamo.errors import LamoError, warn
 
@@ -120,22 +120,11 @@ class _Group:
 
     def get(self, key: str) -> Any:
         if key not in self.opened:  # opening costs more than reading the hundreds of rows of an episode
-            found = member(self.group, key, self.source)
-            self.opened[key] = _Opened(found) if isinstance(found, h5py.Dataset) else found
+            self.opened[key] = array(self.group, key, self.source)
         return self.opened[key]
 
     def keys(self) -> list[str]:
         return list(self.group)
-
-
-class _Opened:
-    """An array of a file, whose shape and type h5py would make anew each time it is asked."""
-
-    def __init__(self, data: h5py.Dataset) -> None:
-        self.data, self.shape, self.dtype = data, data.shape, data.dtype
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        return self.data[rows]
 
 
 class _Table:

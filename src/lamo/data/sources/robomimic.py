@@ -23,7 +23,7 @@ import numpy as np
 from lamo.data.episodes import Episodes
 from lamo.data.sources.episodic import Array, Part, Record, gather_blocks
 from lamo.data.sources.flat import state_width
-from lamo.data.sources.hdf5 import attribute, member, open_hdf5
+from lamo.data.sources.hdf5 import H5Array, array, attribute, member, open_hdf5
 from lamo.data.sources.minari import numbered
 from lamo.data.sources.options import ReadOptions, chosen, listed
 from lamo.errors import LamoError, warn
@@ -97,9 +97,9 @@ class _Demonstration:
 
     def get(self, key: str) -> Any:
         if key not in self.opened:
-            found = member(self.group, key, self.source)
-            following = member(self.group, f"next_{key}", self.source) if key.startswith("obs/") else None
-            if isinstance(found, h5py.Dataset) and isinstance(following, h5py.Dataset):
+            found = array(self.group, key, self.source)
+            following = array(self.group, f"next_{key}", self.source) if key.startswith("obs/") else None
+            if isinstance(found, H5Array) and isinstance(following, H5Array):
                 found = _Followed(found, following) if _alike(found, following) else found
             self.opened[key] = found
         return self.opened[key]
@@ -108,14 +108,14 @@ class _Demonstration:
         return [str(key) for key in self.group]
 
 
-def _alike(one: h5py.Dataset, two: h5py.Dataset) -> bool:
-    return one.shape == two.shape and one.dtype == two.dtype and len(one.shape) > 0 and one.shape[0] > 0
+def _alike(one: H5Array, two: H5Array) -> bool:
+    return one.shape == two.shape and one.dtype == two.dtype and bool(one.shape) and one.shape[0] > 0
 
 
 class _Followed:
     """(T + 1, …): an array and the last row of the one that lies a step later."""
 
-    def __init__(self, data: h5py.Dataset, following: h5py.Dataset) -> None:
+    def __init__(self, data: H5Array, following: H5Array) -> None:
         self.data, self.following = data, following
         self.shape, self.dtype = (data.shape[0] + 1, *data.shape[1:]), data.dtype
 
