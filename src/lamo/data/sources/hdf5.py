@@ -104,10 +104,9 @@ def _find(group: h5py.h5g.GroupID, path: str, source: str, links: int = 0) -> An
         if not isinstance(here, h5py.h5g.GroupID):
             return None
         raw = name.encode("utf-8", "surrogateescape")
-        try:
-            kind = here.links.get_info(raw).type
-        except KeyError:
+        if not here.links.exists(raw):
             return None
+        kind = here.links.get_info(raw).type
         if kind == _HARD:
             here = h5o.open(here, raw)
         elif kind != _SOFT:
