@@ -26,7 +26,7 @@ from common import Row, options, tell
 
 from lamo.collecting.collect import collect_file
 from lamo.collecting.request import Request
-from lamo.collecting.workers import usable_cores
+from lamo.workers import usable_cores
 
 AIM, CORES = 1.5, 2
 TASKS = ("Hopper-v5:sb3", "kitchen-complete:operator")

@@ -3,6 +3,7 @@
     python benchmarks/evaluation.py                   # Hopper, exact windows of 20 steps, 6 layers × 256
     python benchmarks/evaluation.py --size tiny       # the embedded language model
     python benchmarks/evaluation.py --env Reacher2d-v0 --context 5
+    python benchmarks/evaluation.py --env FrankaKitchen-v1 --size tiny --workers 2     # and with them in two processes
 
 Against the reference (one environment, the whole window through transformers' modules), against our own policy given
 one episode at a time, and against the floor. The policy is untrained: what it does is of no account here, how long it
@@ -33,6 +34,7 @@ from common import (
 )
 from reference import ReferenceLearner
 
+from lamo.envs.spread import SpreadPool
 from lamo.evaluate import EnvPool, rollout
 
 AIM, ON_THE_DEVICE = 10.0, 20_000
@@ -56,6 +58,10 @@ def reference_speed(reference: ReferenceLearner, pool: EnvPool, episodes: int, h
     return sum(steps) / seconds
 
 
+def open_crew(env: str, workers: int, changes: dict[str, bool]) -> EnvPool:
+    return SpreadPool(env, workers, **changes) if workers > 1 else EnvPool(env, **changes)
+
+
 def main() -> None:
     chosen = options(
         __doc__,
@@ -66,6 +72,7 @@ def main() -> None:
             parser.add_argument("--episodes", type=int, default=40, help="episodes at once"),
             parser.add_argument("--single", type=int, default=2, help="episodes timed one at a time"),
             parser.add_argument("--rounds", type=int, default=3, help="times that each way is timed"),
+            parser.add_argument("--workers", type=int, default=1, help="also with environments in so many processes"),
             parser.add_argument("--horizon", type=int, default=60, help="steps of an episode"),
         ),
     )
@@ -84,8 +91,11 @@ def main() -> None:
         )
         speed(act, pool, chosen.episodes, chosen.episodes, 5)  # opens the environments, warms the kernels
         reference_speed(reference, pool, 1, 5)
-        rounds = []
+        crew = open_crew(chosen.env, chosen.workers, upright)
+        speed(act, crew, chosen.episodes, chosen.episodes, 5)
+        rounds, spread = [], []
         for _ in range(chosen.rounds):
+            spread.append(speed(act, crew, chosen.episodes, chosen.episodes, chosen.horizon))
             rounds.append(
                 (
                     speed(act, pool, chosen.episodes, chosen.episodes, chosen.horizon),
@@ -93,6 +103,7 @@ def main() -> None:
                     speed(act, pool, chosen.single, 1, chosen.horizon),
                 )
             )
+        crew.close()
     ours, theirs, alone = (statistics.median(column) for column in zip(*rounds, strict=True))
     floor = rate(shape.width, chosen.device) / action_flops(shape)  # steps per second if products were all
     what = f"evaluation, {chosen.episodes} episodes, {chosen.env}, exact windows of {shape.context}, {shape.name}"
@@ -106,6 +117,10 @@ def main() -> None:
             f"{ours:.0f} against {alone:.0f} steps/s", None),
         Row(what, "–", f"{floor / ours:.2f} × floor of full windows", f"the floor is {floor:.0f} steps/s", None),
     ]  # fmt: skip
+    if chosen.workers > 1:
+        ratio = statistics.median(a / b for a, (b, _, _) in zip(spread, rounds, strict=True))
+        rows.append(Row(f"{what}, environments in {chosen.workers} processes", "–", f"{ratio:.2f} × in one",
+                        f"{statistics.median(spread):.0f} against {ours:.0f} steps/s", None))  # fmt: skip
     if chosen.device != "cpu":
         aim = f"≥ {ON_THE_DEVICE} environment steps/s"
         rows.append(Row(what, aim, f"{ours:.0f} steps/s", "", ours >= ON_THE_DEVICE))

@@ -22,6 +22,7 @@ MAX_LINES = 400
 RANKS = {
     "lamo.errors": 0,
     "lamo.assets": 0,
+    "lamo.workers": 1,
     "lamo.tasks": 1,
     "lamo.algorithms.settings": 1,
     "lamo.algorithms.baseline_settings": 2,

@@ -12,6 +12,7 @@ import numpy as np
 
 from lamo.envs.geometry import Outline
 from lamo.envs.pool import EVALUATION_SEED_BASE, EnvPool, collection_seed, evaluation_seed
+from lamo.envs.spread import open_pool
 from lamo.errors import LamoError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def rollout(
     progress: Callable[[int, int], object] | None = None,
     pool: EnvPool | None = None,
     obs_keys: Sequence[str] | None = None,
+    workers: int | None = 1,
 ) -> list[dict[str, Any]]:
     """Play `episodes` episodes for each target -> one record per episode, in order of target, then episode.
 
@@ -46,6 +48,7 @@ def rollout(
     cannot stand beside numbers. `horizon` cuts episodes after so many steps (default: the environment's own limit).
     `progress(episodes done, episodes in all)` is called after every step; what it raises ends the rollout. `pool` lets
     calls share open environments; it is left open. `obs_keys`: the keys of dict observations that the policy sees.
+    `workers`: processes that hold the environments (None: as many as pay); the records do not depend on it.
     Raises `LamoError` for a request without sense, an unknown environment, actions of a wrong shape or not finite.
     """
     if episodes < 1 or not targets:
@@ -54,12 +57,12 @@ def rollout(
     jobs = [(target, e) for target in targets for e in range(episodes)]
     records: list[dict[str, Any]] = []
     owned = pool is None
-    pool = pool or EnvPool(env_id, obs_keys=obs_keys)
+    size = max_parallel or MAX_PARALLEL
+    pool = pool or open_pool(env_id, min(size, len(jobs)), horizon, workers=workers, obs_keys=obs_keys)
     try:
         limit = horizon or pool.max_episode_steps
         if limit is None:
             raise LamoError(f"{env_id} has no limit of steps of its own; give a horizon")
-        size = max_parallel or MAX_PARALLEL
         for first in range(0, len(jobs), size):
             chunk = jobs[first : first + size]
             seeds = [evaluation_seed(seed, e) for _, e in chunk]

@@ -27,15 +27,16 @@ def evaluate(
     env: str | None = None,
     device: str = "cpu",
     progress: Callable[[int, int], object] | None = None,
+    workers: int | None = 1,
 ) -> dict[str, Any]:
     """Play `episodes` episodes per return target with the policy in run folder `run`; nothing is written.
 
     `targets` are by default those of the run; "auto" adds, beside them or beside the numbers given, the one that the
     run's training data believe in (`lamo.selection.targets`), which then stands under "auto_target". `seed` is by
-    default the run's own, which meets the same episodes as its evaluations while it trained. Returns {"run", "env",
-    "seed", "targets": [one row per target], "best_target", "records": [one per episode]}, see
-    `lamo.evaluate.summarise` and `rollout`. Raises `LamoError` for a folder without a finished run, for a run without
-    an environment, and with "auto" for data that is not the run's any more.
+    default the run's own, which meets the same episodes as its evaluations while it trained; `workers` are those of
+    `lamo.evaluate.rollout`. Returns {"run", "env", "seed", "targets": [one row per target], "best_target", "records":
+    [one per episode]}, see `lamo.evaluate.summarise` and `rollout`. Raises `LamoError` for a folder without a finished
+    run, for a run without an environment, and with "auto" for data that is not the run's any more.
     """
     folder = Run.open(run)
     spec = read_dataclass(Spec, folder.provenance.get("spec"), f"{run}/provenance.json: spec")
@@ -60,7 +61,9 @@ def evaluate(
     if "auto" in (targets or ()):
         choice = {"auto_target": _choose(run, policy, spec)}
         wanted = tuple(dict.fromkeys([*wanted, choice["auto_target"]["target"]]))
-    records = rollout(policy, env, wanted, episodes, seed, task.score, progress=progress, obs_keys=spec.obs_keys)
+    records = rollout(
+        policy, env, wanted, episodes, seed, task.score, progress=progress, obs_keys=spec.obs_keys, workers=workers
+    )
     return {"run": str(run), "env": env, "seed": seed, **choice, **summarise(records), "records": records}
 
 

@@ -64,10 +64,13 @@ class Position:
 
 
 class Member:
-    """A run that is being trained. `random`: torch's random state to be saved, None for the one of the moment."""
+    """A run that is being trained. `random`: torch's random state to be saved, None for the one of the moment;
+    `workers`: processes that hold an evaluation's environments, None for as many as pay.
+    """
 
-    def __init__(self, run: Run, experiment: Experiment, setup: Setup, learner: Any) -> None:
+    def __init__(self, run: Run, experiment: Experiment, setup: Setup, learner: Any, workers: int | None = 1) -> None:
         self.run, self.experiment, self.setup, self.learner = run, experiment, setup, learner
+        self.workers = workers
         self.rng = np.random.default_rng((experiment.seed, BATCH_STREAM))
         self.at = Position()
         self.random: torch.Tensor | None = None
@@ -150,7 +153,7 @@ class Member:
             if experiment.eval_episodes:
                 task, asked, keys = setup.task, [choice["target"]], setup.spec.obs_keys
                 count, seed = experiment.eval_episodes, experiment.seed
-                rows = rollout(policy, task.env, asked, count, seed, task.score, obs_keys=keys)
+                rows = rollout(policy, task.env, asked, count, seed, task.score, obs_keys=keys, workers=self.workers)
         choice["evaluation"] = summarise(rows)["targets"][0] if rows else None
         self.run.save_auto_target({**choice, "records": rows})
         return choice
@@ -219,6 +222,7 @@ class Member:
                         setup.task.score,
                         progress=stop.check,
                         obs_keys=setup.spec.obs_keys,
+                        workers=self.workers,
                     )
         except Stopped:
             return None

@@ -34,14 +34,16 @@ def train(
     *,
     quiet: bool = False,
     tensorboard: bool = False,
+    workers: int | None = 1,
     command: str | None = None,
 ) -> Run:
     """Train from the start into a new run folder `out`. Nothing is written before data and model are in order.
 
+    `workers`: processes that hold the environments of an evaluation, which do not change it; None: as many as pay.
     Raises `LamoError` for bad input and for a loss that is not finite, `Interrupted` after Ctrl-C or SIGTERM.
     """
     check_free(out)
-    member = _create(experiment, out, *_build(experiment), command)
+    member = _create(experiment, out, *_build(experiment), command, workers)
     _fit([member], quiet, tensorboard)
     return member.run
 
@@ -52,6 +54,7 @@ def train_together(
     *,
     quiet: bool = False,
     tensorboard: bool = False,
+    workers: int | None = 1,
     command: str | None = None,
 ) -> list[Run]:
     """Train several runs over one frozen language model, in one process and as one batched computation.
@@ -77,11 +80,11 @@ def train_together(
         if why_not is not None:
             del built
             warn(f"one after the other, not as one batch: {why_not}")
-            watch: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "command": command}
+            watch: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "workers": workers, "command": command}
             return [train(experiment, out, **watch) for experiment, out in zip(experiments, outs, strict=True)]
     members = []
     for experiment, out, (setup, learner, random) in zip(experiments, outs, built, strict=True):
-        members.append(_create(experiment, out, setup, learner, command))
+        members.append(_create(experiment, out, setup, learner, command, workers))
         members[-1].random = random
     _fit(members, quiet, tensorboard)
     return [member.run for member in members]
@@ -94,6 +97,7 @@ def resume(
     device: str | None = None,
     quiet: bool = False,
     tensorboard: bool = False,
+    workers: int | None = 1,
 ) -> Run:
     """Go on with the run in `path` from its newest checkpoint, or from its config if it has none yet.
 
@@ -121,16 +125,18 @@ def resume(
         )
     if experiment.to_json() != run.config:
         run.save_config(experiment.to_json())
-    _fit([Member(run, experiment, setup, learner)], quiet, tensorboard)
+    _fit([Member(run, experiment, setup, learner, workers)], quiet, tensorboard)
     return run
 
 
-def _create(experiment: Experiment, out: str | Path, setup: Setup, learner: Any, command: str | None) -> Member:
+def _create(
+    experiment: Experiment, out: str | Path, setup: Setup, learner: Any, command: str | None, workers: int | None
+) -> Member:
     if experiment.auto_target and learner.policy().default_target is None:
         raise LamoError(f"--targets auto: a policy of {experiment.preset} is not asked for a return; drop auto")
     notes = provenance(setup.episodes, setup.task, setup.device, command, setup.held_out)
     run = Run.create(out, experiment.to_json(), {**notes, "spec": asdict(setup.spec), "model": learner.summary()})
-    return Member(run, experiment, setup, learner)
+    return Member(run, experiment, setup, learner, workers)
 
 
 def _build(experiment: Experiment, loaded: Episodes | None = None) -> tuple[Setup, Any]:

@@ -59,7 +59,7 @@ def test_what_goes_wrong_in_a_worker_is_one_line(monkeypatch: pytest.MonkeyPatch
     request = Request("CartPole-v1", 2, "random", horizon=3)
     with pytest.raises(LamoError, match="the scripted operator works in the kitchen alone"):
         list(in_workers(1, Request("CartPole-v1", 1, "operator"), None, [range(1)]))
-    monkeypatch.setattr("lamo.collecting.workers._work", _dying)
+    monkeypatch.setattr("lamo.workers._work", _dying)
     with pytest.raises(LamoError, match=r"a worker process died \(exit code 3\)"):
         list(in_workers(1, request, None, [range(1)]))
 

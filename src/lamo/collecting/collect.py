@@ -18,7 +18,7 @@ import numpy as np
 
 from lamo.collecting.partial import Memory, Store, Summary, opened
 from lamo.collecting.request import ENVS, Recorder, Request, policy_digest
-from lamo.collecting.workers import in_workers, usable_cores
+from lamo.collecting.workers import in_workers
 from lamo.data.episodes import Episodes
 from lamo.data.sources import load_episodes
 from lamo.data.sources.d4rl import write_d4rl_parts
@@ -26,6 +26,7 @@ from lamo.envs.pool import EnvPool, collection_seed
 from lamo.errors import LamoError
 from lamo.signals import Signals, Stopped
 from lamo.tasks import env_family
+from lamo.workers import usable_cores
 
 _TRIES = 4  # episodes recorded for one that is kept, at most
 _FEW = 50  # as if at least so many were asked for, when tries are counted

@@ -29,6 +29,9 @@ class Evaluate:
     """Environment, a Gymnasium id; by default the run's own."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
+    workers: int | None = None
+    """Processes that hold the environments; by default one, or where these are slow one for each core, at most 16. What
+    is measured does not depend on it."""
     quiet: bool = False
     """No progress."""
     json: bool = False
@@ -50,6 +53,7 @@ def evaluate_verb(argv: list[str]) -> int:
             env=options.env,
             device=resolve_device(options.device),
             progress=counter("episodes", options.quiet),
+            workers=options.workers,
         )
     lines = [f"{options.run} in {result['env']}", *score_lines(result)]
     return answer(result, options.json, lambda: "\n".join(lines + auto_target_lines(result)))

@@ -30,7 +30,11 @@ class Train:
     config: Path | None = None
     """Take the settings from this JSON file, such as the config.json of a run."""
     resume: Path | None = None
-    """Go on with the run in this folder, from its newest checkpoint; only --steps and --device may be given with it."""
+    """Go on with the run in this folder, from its newest checkpoint; only --steps, --device, --workers
+    and --tensorboard may be given with it."""
+    workers: int | None = None
+    """Processes that hold the environments of an evaluation; by default one, or where these are slow one for each core,
+    at most 16. What is measured does not depend on it."""
     tensorboard: bool = False
     """Also write TensorBoard files, into the run's folder tensorboard/."""
     quiet: bool = False
@@ -47,7 +51,7 @@ def train_verb(argv: list[str]) -> int:
         from lamo import train as training
 
         command = shlex.join(["lamo", "train", *argv])
-        watch = {"quiet": options.quiet, "tensorboard": options.tensorboard}
+        watch: dict[str, Any] = {name: getattr(options, name) for name in ("quiet", "tensorboard", "workers")}
         if options.resume is not None:
             runs = [training.resume(options.resume, **_resume_changes(base, options), **watch)]
         elif options.out is None:

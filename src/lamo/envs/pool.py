@@ -1,7 +1,7 @@
 """Environments held open and stepped together, and the seeds they are reset with.
 
 A plain list beats Gymnasium's vector classes here: rows finish at different times and drop out, every row has its own
-seed, and nothing is copied between processes.
+seed. `lamo.envs.spread` puts such lists into several processes, whole.
 """
 
 from __future__ import annotations
