@@ -13,7 +13,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from lamo.commands import answer, parse, stdout_kept_clean
-from lamo.data.sources.options import ReadOptions
+from lamo.data.sources.options import ReadOptions, WriteOptions
 
 
 @dataclass
@@ -24,8 +24,9 @@ class Convert:
     """What to read: a file, a folder, a Minari id or an embedded name."""
     out: Positional[Path]
     """What to write, which must not exist: .lamo (a packed store, to train from directly), .hdf5 (D4RL's layout), .npz,
-    .parquet, .csv or .tsv."""
+    .parquet, .csv or .tsv; or what --format says."""
     options: ReadOptions = field(default_factory=ReadOptions)
+    target: WriteOptions = field(default_factory=WriteOptions)
     quiet: bool = False
     """No progress."""
     json: bool = False
@@ -39,8 +40,9 @@ class Merge:
     sources: Positional[tuple[str, ...]]
     """What to read, two or more; their episodes come in this order."""
     out: Path
-    """What to write, which must not exist; its suffix says the format, as for `lamo data convert`."""
+    """What to write, which must not exist; its suffix or --format says the format, as for `lamo data convert`."""
     options: ReadOptions = field(default_factory=ReadOptions)
+    target: WriteOptions = field(default_factory=WriteOptions)
     quiet: bool = False
     """No progress."""
     json: bool = False
@@ -59,9 +61,10 @@ class Split:
     """Share of the episodes, in (0, 1), that is held out: those that `lamo train --holdout` keeps from training."""
     parts: int | None = None
     """Number of parts, each a run of episodes."""
-    suffix: str = ".lamo"
-    """Format of the files, as for `lamo data convert`."""
+    suffix: str | None = None
+    """Format of the files, as for `lamo data convert`; by default .lamo, or what --format asks for."""
     options: ReadOptions = field(default_factory=ReadOptions)
+    target: WriteOptions = field(default_factory=WriteOptions)
     quiet: bool = False
     """No progress."""
     json: bool = False
@@ -75,7 +78,7 @@ class Subsample:
     source: Positional[str]
     """What to read."""
     out: Path
-    """What to write, which must not exist; its suffix says the format, as for `lamo data convert`."""
+    """What to write, which must not exist; its suffix or --format says the format, as for `lamo data convert`."""
     ratio: float | None = None
     """Share of the episodes, in (0, 1]."""
     episodes: int | None = None
@@ -83,6 +86,7 @@ class Subsample:
     seed: int = 0
     """Seed of the choice. With one seed fewer episodes are a subset of more."""
     options: ReadOptions = field(default_factory=ReadOptions)
+    target: WriteOptions = field(default_factory=WriteOptions)
     quiet: bool = False
     """No progress."""
     json: bool = False
@@ -99,6 +103,7 @@ def convert_verb(argv: list[str]) -> int:
             chosen.source,
             chosen.out,
             chosen.options,
+            chosen.target,
             **_common("convert", argv, chosen.quiet, chosen.source, chosen.out),
         )
     return answer(result, chosen.json, lambda: _line(result))
@@ -114,6 +119,7 @@ def merge_verb(argv: list[str]) -> int:
             chosen.sources,
             chosen.out,
             chosen.options,
+            chosen.target,
             **_common("merge", argv, chosen.quiet, *chosen.sources, chosen.out),
         )
     return answer(result, chosen.json, lambda: _line(result))
@@ -129,6 +135,7 @@ def split_verb(argv: list[str]) -> int:
             chosen.source,
             chosen.out,
             chosen.options,
+            chosen.target,
             holdout=chosen.holdout,
             parts=chosen.parts,
             suffix=chosen.suffix,
@@ -147,6 +154,7 @@ def subsample_verb(argv: list[str]) -> int:
             chosen.source,
             chosen.out,
             chosen.options,
+            chosen.target,
             ratio=chosen.ratio,
             episodes=chosen.episodes,
             seed=chosen.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from lamo.commands import answer, parse, stdout_kept_clean
 from lamo.commands.recutting import steps_done, without_places
-from lamo.data.sources.options import ReadOptions
+from lamo.data.sources.options import ReadOptions, WriteOptions
 from lamo.errors import LamoError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class _Read:
-    """How the source is read."""
+    """How the source is read, and what is written."""
 
     columns: tuple[str, ...] | None = None
     """Columns of a table: obs=x,y,vx action=ux reward=r episode=run time=t; regular expressions do."""
@@ -30,6 +30,7 @@ class _Read:
     """Keys of dict observations to use; by default all of them."""
     actions: Literal["discrete", "continuous"] | None = None
     """What integers among the actions mean."""
+    target: WriteOptions = field(default_factory=WriteOptions)
 
 
 @dataclass(kw_only=True)
@@ -39,7 +40,7 @@ class Relabel(_Read):
     source: Positional[str]
     """What to read: a file, a folder, a Minari id or an embedded name."""
     out: Positional[Path]
-    """What to write, which must not exist: .lamo (a packed store), .hdf5 or .parquet."""
+    """What to write, which must not exist: .lamo (a packed store), .hdf5 or .parquet; or what --format says."""
     reward: Literal["sparse", "delayed", "scaled", "hindsight"]
     """`sparse`: 1 at the end of episodes whose return is --threshold or more. `delayed`: the sum of --every steps, at
     the last of them; by default the whole return at an episode's end. `scaled`: reward · --scale + --shift within
@@ -101,7 +102,7 @@ def relabel_verb(argv: list[str]) -> int:
         from lamo.data.inspect import inspect, render
         from lamo.data.rewrite import check_result, relabel, relabel_goals
 
-        check_result(options.out)
+        check_result(options.out, options.target)
         read = ReadOptions(options.columns, options.obs_keys, options.actions)
         how: dict[str, Any] = {
             "command": without_places("relabel", argv, (options.source, options.out)),
@@ -109,10 +110,13 @@ def relabel_verb(argv: list[str]) -> int:
         }
         if kind == "hindsight":
             make = _hindsight(options, held)
-            episodes, counts = relabel_goals(options.source, options.out, make, read, **how)
+            episodes, counts = relabel_goals(options.source, options.out, make, read, options.target, **how)
             came = {"hindsight": vars(counts)}
         else:
-            episodes, came = relabel(options.source, options.out, _relabelling(options), read, **how), {}
+            episodes, came = (
+                relabel(options.source, options.out, _relabelling(options), read, options.target, **how),
+                {},
+            )
         result = {"out": str(options.out), **came, **inspect(episodes)}
     return answer(result, options.json, lambda: f"{render(result)}\n{result['out']}")
 
@@ -200,6 +204,8 @@ class Score(_Read):
 def score_verb(argv: list[str]) -> int:
     """`lamo data score`."""
     options = parse(Score, "data score", argv)
+    if options.out is None and options.target.format is not None:
+        raise LamoError("--format says what --out is; give --out, or leave it out")
     with stdout_kept_clean(options.json):
         from lamo.data.rewrite import write_scored
         from lamo.data.score import render, score
@@ -211,7 +217,10 @@ def score_verb(argv: list[str]) -> int:
                 "command": without_places("score", argv, (options.source, options.out)),
                 "progress": steps_done(options.quiet),
             }
-            result = {"out": str(options.out), **write_scored(options.source, options.out, options.task, read, **how)}
+            result = {
+                "out": str(options.out),
+                **write_scored(options.source, options.out, options.task, read, options.target, **how),
+            }
         else:
             found = stream(options.source, read)
             result = score(found, found.metadata, options.task)

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from lamo.data.episodes import Episodes
 from lamo.data.relabel import warning
 from lamo.data.sources.arrays import write_npz
 from lamo.data.sources.d4rl import write_d4rl
-from lamo.data.sources.options import ReadOptions
-from lamo.data.sources.tables import SUFFIXES as TABLES
+from lamo.data.sources.minari_writer import write_minari
+from lamo.data.sources.options import ReadOptions, WriteOptions
 from lamo.data.sources.tables import write_table
 from lamo.data.store import SUFFIX
 from lamo.data.store_writer import StoreWriter
@@ -25,24 +25,59 @@ from lamo.errors import LamoError, warn
 
 Progress = Callable[[int, int | None], None]
 """Hears how many steps are written, and how many there are, where that is known."""
-_WRITERS: dict[str, Callable[[Episodes, Path], object]] = {
-    ".hdf5": write_d4rl,
-    ".h5": write_d4rl,
-    ".npz": write_npz,
-    **dict.fromkeys(TABLES, write_table),
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that is written."""
+
+    suffixes: tuple[str, ...]
+    """Of its files, the first where nobody chooses; none: it is a folder."""
+    write: Callable[[Episodes, Path], object]
+    silent: bool = False
+    """It has no place for the history."""
+
+
+def _is_written_as_it_is(episodes: Episodes, path: Path) -> None:
+    """The store: what other formats are written from."""
+
+
+FORMATS = {
+    "lamo": Format((SUFFIX,), _is_written_as_it_is),
+    "hdf5": Format((".hdf5", ".h5"), write_d4rl),
+    "npz": Format((".npz",), write_npz, silent=True),
+    "csv": Format((".csv", ".tsv"), write_table, silent=True),
+    "parquet": Format((".parquet", ".pq"), write_table),
 }
-FORMATS = (SUFFIX, *_WRITERS)
-SILENT = (".csv", ".tsv", ".npz")
-"""Formats without a place for the history."""
+"""Formats that the suffix tells."""
+NAMED = {"minari": Format((), write_minari)}
+"""Those that `--format` tells."""
+SUFFIXES = tuple(suffix for each in FORMATS.values() for suffix in each.suffixes)
 
 
-def check_target(path: str | Path) -> Path:
-    """The path of a result. Raises `LamoError` where something lies there, or its suffix names no format."""
+def format_of(path: Path, options: WriteOptions) -> Format:
+    """How a result is written. Raises `LamoError` where its suffix names no format, or not the one asked for."""
+    suffix = path.suffix.lower()
+    if options.format is None:
+        found = next((each for each in FORMATS.values() if suffix in each.suffixes), None)
+        if found is None:
+            raise LamoError(
+                f"{path}: {path.suffix or 'no suffix'} is not a format that is written; give {', '.join(SUFFIXES)}, "
+                f"or --format {', '.join(NAMED)}"
+            )
+        return found
+    found = NAMED[options.format]
+    if found.suffixes and suffix not in found.suffixes:
+        raise LamoError(f"{path}: --format {options.format} is a file; give it the suffix {found.suffixes[0]}")
+    if not found.suffixes and suffix in SUFFIXES:
+        raise LamoError(f"{path}: --format {options.format} is a folder; give it a name without {path.suffix}")
+    return found
+
+
+def check_target(path: str | Path, options: WriteOptions | None = None) -> Path:
+    """The path of a result. Raises `LamoError` where something lies there, or as `format_of` does."""
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise LamoError(
-            f"{path}: {path.suffix or 'no suffix'} is not a format that is written; give {', '.join(FORMATS)}"
-        )
+    format_of(path, options or WriteOptions())
     if path.exists() or path.is_symlink():
         raise LamoError(f"{path} exists already; remove it, or give another name")
     return path
@@ -51,21 +86,23 @@ def check_target(path: str | Path) -> Path:
 def write(
     blocks: Stream | Iterable[Episodes],
     path: str | Path,
+    options: WriteOptions | None = None,
     *,
     command: str | None = None,
     sources: Sequence[dict[str, Any]] = (),
     entry: Callable[[], dict[str, Any]] = dict,
     progress: Progress = lambda done, total: None,
 ) -> Episodes:
-    """Write blocks of episodes into a file or store that does not exist yet, its format by the suffix; return them,
-    opened.
+    """Write blocks of episodes into a file or store that does not exist yet, its format by the suffix or `options`;
+    return them, opened.
 
     Metadata is that of the first block; `history` grows by `command`, `sources` (what each is and its digest, which is
     the result's where it is not given) and what `entry` says when all is written. `progress` hears of steps written,
     and in all where that is known. Formats other than the store are written from a store beside the result, which is
     removed: memory stays bounded. Raises `LamoError`; then nothing is left.
     """
-    path = check_target(path)
+    path = check_target(path, options)
+    form = format_of(path, options or WriteOptions())
     total = blocks.steps if isinstance(blocks, Stream) else None
     about: dict[str, Any] = {}
 
@@ -74,7 +111,7 @@ def write(
         done = {"command": command, "lamo": __version__, "sources": told, **entry()}
         return {**about, "history": [*about.get("history", []), done]}
 
-    final = path.suffix.lower() == SUFFIX
+    final = form is FORMATS["lamo"]
     with _place(path, final) as place, StoreWriter(place) as writer:
         for block in blocks:
             about = about or block.metadata
@@ -84,9 +121,9 @@ def write(
         if final:
             return stored
         named = replace(stored, metadata={**stored.metadata, "source": path.name})
-        if path.suffix.lower() in SILENT and (said := warning(named.metadata)):
+        if form.silent and (said := warning(named.metadata)):
             warn(f"{path.name}: {path.suffix} has no place to say it: {said}")
-        _WRITERS[path.suffix.lower()](named, path)
+        form.write(named, path)
     return named
 
 

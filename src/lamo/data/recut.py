@@ -4,20 +4,19 @@ its metadata what was done.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lamo.data.convert import Progress, check_target, opened, write
+from lamo.data.convert import FORMATS, NAMED, Format, Progress, check_target, opened, write
 from lamo.data.episodes import Episodes
 from lamo.data.join import join
-from lamo.data.sources.options import ReadOptions
+from lamo.data.sources.folders import new_folder
+from lamo.data.sources.options import ReadOptions, WriteOptions
 from lamo.data.split import hold_out
 from lamo.data.stream import of_episodes, stream
 from lamo.errors import LamoError
@@ -33,25 +32,28 @@ def convert(
     source: Source,
     out: Source,
     options: ReadOptions | None = None,
+    target: WriteOptions | None = None,
     *,
     command: str | None = None,
     progress: Progress = quiet,
 ) -> dict[str, Any]:
-    """Write a dataset in the format of `out`'s suffix. Returns what was written: path, format, counts, digest.
+    """Write a dataset in the format of `out`'s suffix, or of `target`.
 
+    Returns what was written: path, format, counts, digest.
     Raises `LamoError`, as all of these do, for what cannot be read, a result that exists, or one that cannot be
     written; then nothing is left.
     """
-    path = check_target(out)
+    path = check_target(out, target)
     found = stream(source, options or ReadOptions())
     about = {"source": found.source}
-    return _told(write(found, path, command=command, sources=[about], progress=progress), path, [about])
+    return _told(write(found, path, target, command=command, sources=[about], progress=progress), path, [about], target)
 
 
 def merge(
     sources: Sequence[Source],
     out: Source,
     options: ReadOptions | None = None,
+    target: WriteOptions | None = None,
     *,
     command: str | None = None,
     progress: Progress = quiet,
@@ -61,20 +63,26 @@ def merge(
     Numbers of episodes are kept where no two are alike, else counted on. Raises `LamoError` where observations or
     actions are not of one kind, naming both.
     """
-    path = check_target(out)
+    path = check_target(out, target)
     if len(sources) < 2:
         raise LamoError(f"{len(sources)} datasets are nothing to merge; name two or more")
     with ExitStack() as stack:
         parts = [stack.enter_context(opened(each, options or ReadOptions(), path, progress)) for each in sources]
         whole = join(parts)
         told = [{**described(part), **_made(part)} for part in parts]
-        return _told(write(of_episodes(whole), path, command=command, sources=told, progress=progress), path, told)
+        return _told(
+            write(of_episodes(whole), path, target, command=command, sources=told, progress=progress),
+            path,
+            told,
+            target,
+        )
 
 
 def subsample(
     source: Source,
     out: Source,
     options: ReadOptions | None = None,
+    target: WriteOptions | None = None,
     *,
     ratio: float | None = None,
     episodes: int | None = None,
@@ -83,7 +91,7 @@ def subsample(
     progress: Progress = quiet,
 ) -> dict[str, Any]:
     """Write a random share of the episodes, those that `Episodes.subsample` draws: `ratio` of them, or so many."""
-    path = check_target(out)
+    path = check_target(out, target)
     if (ratio is None) == (episodes is None):
         raise LamoError("how many episodes? give --ratio (0.1: a tenth of them) or --episodes, one of the two")
     with opened(source, options or ReadOptions(), path, progress) as whole:
@@ -92,30 +100,39 @@ def subsample(
         share = ratio if ratio is not None else (episodes or 0) / len(whole)
         told = [described(whole)]
         chosen = whole.subsample(share, seed)
-        return _told(write(of_episodes(chosen), path, command=command, sources=told, progress=progress), path, told)
+        return _told(
+            write(of_episodes(chosen), path, target, command=command, sources=told, progress=progress),
+            path,
+            told,
+            target,
+        )
 
 
 def split(
     source: Source,
     out: Source,
     options: ReadOptions | None = None,
+    target: WriteOptions | None = None,
     *,
     holdout: float | None = None,
     parts: int | None = None,
-    suffix: str = ".lamo",
+    suffix: str | None = None,
     command: str | None = None,
     progress: Progress = quiet,
 ) -> list[dict[str, Any]]:
     """Write a dataset in several files of a new folder `out`: `train` and `holdout` with the episodes that
-    `--holdout` keeps from training, or `part_0` … with runs of episodes of about equally many steps.
+    `--holdout` keeps from training, or `part_0` … with runs of episodes of about equally many steps. `suffix` is by
+    default that of `target`, else `.lamo`.
     """
     folder = Path(out)
     if (holdout is None) == (parts is None):
         raise LamoError("split how? give --holdout (0.1: a tenth is held out) or --parts, one of the two")
     if folder.exists() or folder.is_symlink():
         raise LamoError(f"{folder} exists already; remove it, or give another name")
-    check_target(folder / f"train{suffix}")
-    with opened(source, options or ReadOptions(), folder, progress) as whole, _new_folder(folder) as place:
+    if suffix is None:
+        suffix = next(iter(_format(target).suffixes), "")
+    check_target(folder / f"train{suffix}", target)
+    with opened(source, options or ReadOptions(), folder, progress) as whole, new_folder(folder) as place:
         told = [described(whole)]
         if holdout is not None:
             pieces = dict(zip(("train", "holdout"), hold_out(whole, holdout), strict=True))
@@ -124,10 +141,14 @@ def split(
         results = []
         for name, piece in pieces.items():
             path = place / f"{name}{suffix}"
-            written = write(of_episodes(piece), path, command=command, sources=told, progress=progress)
-            results.append(_told(written, folder / path.name, told))
+            written = write(of_episodes(piece), path, target, command=command, sources=told, progress=progress)
+            results.append(_told(written, folder / path.name, told, target))
         del written
     return results
+
+
+def _format(target: WriteOptions | None) -> Format:
+    return NAMED[target.format] if target is not None and target.format is not None else FORMATS["lamo"]
 
 
 def _runs(whole: Episodes, parts: int) -> Iterator[np.ndarray]:
@@ -153,26 +174,14 @@ def _made(episodes: Episodes) -> dict[str, Any]:
     return {"history": history} if history else {}
 
 
-def _told(written: Episodes, path: Path, sources: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _told(
+    written: Episodes, path: Path, sources: Sequence[dict[str, Any]], target: WriteOptions | None
+) -> dict[str, Any]:
     return {
         "out": str(path),
-        "format": path.suffix.lower().removeprefix("."),
+        "format": (target and target.format) or path.suffix.lower().removeprefix("."),
         "episodes": len(written),
         "steps": written.steps,
         "digest": written.digest(),
         "sources": [each["source"] for each in sources],
     }
-
-
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that is renamed into it at the end, unless something failed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.parts")
-    try:
-        beside.mkdir(parents=True)
-        yield beside
-        os.rename(beside, path)
-    except OSError as error:
-        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -7,23 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lamo.data.convert import SILENT, Progress, check_target, opened, write
+from lamo.data.convert import Progress, check_target, format_of, opened, write
 from lamo.data.episodes import Episodes
 from lamo.data.hindsight import Counts, Hindsight
 from lamo.data.recut import described, quiet
 from lamo.data.relabel import KEY, Relabelling, true_of
 from lamo.data.score import in_metadata, score
-from lamo.data.sources.options import ReadOptions
+from lamo.data.sources.options import ReadOptions, WriteOptions
 from lamo.data.stream import BLOCK_BYTES
 from lamo.errors import LamoError
 
 
-def check_result(path: str | Path) -> Path:
+def check_result(path: str | Path, target: WriteOptions | None = None) -> Path:
     """The path of a result that has to say what was done. Raises `LamoError` as `check_target` does, and for a format
     without a place for the history.
     """
-    path = check_target(path)
-    if path.suffix.lower() in SILENT:
+    path = check_target(path, target)
+    if format_of(path, target or WriteOptions()).silent:
         raise LamoError(f"{path}: {path.suffix} has no place to say what was done to it; give .lamo, .hdf5 or .parquet")
     return path
 
@@ -33,6 +33,7 @@ def relabel(
     out: str | Path,
     change: Relabelling,
     options: ReadOptions | None = None,
+    target: WriteOptions | None = None,
     *,
     command: str | None = None,
     progress: Progress = quiet,
@@ -42,7 +43,7 @@ def relabel(
     Block by block; the history of the result says what was done, by which command, to data of which digest. Raises
     `LamoError` for what cannot be read or written, and for an `out` that exists; then nothing is left.
     """
-    path = check_result(out)
+    path = check_result(out, target)
 
     def changed(block: Episodes) -> Episodes:
         return replace(change(block), metadata=true_of(block.metadata))
@@ -51,6 +52,7 @@ def relabel(
         return write(
             map(changed, episodes.blocks(BLOCK_BYTES)),
             path,
+            target,
             command=command,
             sources=[described(episodes)],
             entry=lambda: {KEY: change.description},
@@ -63,6 +65,7 @@ def relabel_goals(
     out: str | Path,
     make: Callable[[Episodes], Hindsight],
     options: ReadOptions | None = None,
+    target: WriteOptions | None = None,
     *,
     command: str | None = None,
     progress: Progress = quiet,
@@ -72,7 +75,7 @@ def relabel_goals(
 
     `make` gives the change for the episodes. Raises `LamoError` as `relabel` does, and where no episode is left.
     """
-    path = check_result(out)
+    path = check_result(out, target)
     counts = Counts()
     with opened(source, options or ReadOptions(), path, progress) as episodes:
         change = make(episodes)
@@ -88,6 +91,7 @@ def relabel_goals(
         result = write(
             blocks(),
             path,
+            target,
             command=command,
             sources=[described(episodes)],
             entry=lambda: {KEY: change.describe(counts), "hindsight": vars(counts)},
@@ -101,6 +105,7 @@ def write_scored(
     out: str | Path,
     task: str | None = None,
     options: ReadOptions | None = None,
+    target: WriteOptions | None = None,
     *,
     command: str | None = None,
     progress: Progress = quiet,
@@ -109,12 +114,13 @@ def write_scored(
 
     Raises `LamoError` as `score` and `relabel` do.
     """
-    path = check_result(out)
+    path = check_result(out, target)
     with opened(source, options or ReadOptions(), path, progress) as episodes:
         report = score([episodes], episodes.metadata, task)
         write(
             episodes.blocks(BLOCK_BYTES),
             path,
+            target,
             command=command,
             sources=[described(episodes)],
             entry=lambda: {"score": in_metadata(report)},

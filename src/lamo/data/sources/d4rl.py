@@ -16,11 +16,11 @@ import numpy as np
 from lamo.data.episodes import Episodes
 from lamo.data.sources.flat import LOG_PROBS, USED, Piece, check_fits, flat_blocks, state_width
 from lamo.data.sources.hdf5 import ATTRIBUTE_BYTES, H5Column, attributes, member, open_hdf5, scalar
+from lamo.data.sources.history import HISTORY, history_in, history_text
 from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
 
 _ENV_NAMES = ("env_id", "env", "env_name", "environment")
-HISTORY = "history"  # which commands made the data: under `metadata/`, and in the metadata
 _GOAL_KEYS = ("achieved_goal", "desired_goal", "observation")  # in Gymnasium's flattening order
 _ANTMAZE = 29  # numbers in AntMaze's observations: the position, which is the achieved goal, and 27 of the ant
 
@@ -65,7 +65,7 @@ def d4rl_blocks(path: Path, source: str, options: ReadOptions, size: int | None)
             "action_nvec": _counts(about.get("action_nvec")),
             "attributes": about,
             "infos": sorted(infos),
-            **_history(about.pop(HISTORY, None)),
+            **history_in(about.pop(HISTORY, None)),
         }
         if options.actions is None and (metadata["action_choices"] or metadata["action_nvec"]):
             options = replace(options, actions="discrete")
@@ -75,23 +75,6 @@ def d4rl_blocks(path: Path, source: str, options: ReadOptions, size: int | None)
                 steps = columns["observations"].shape[0]
                 episodes = _with_goals(episodes, infos["goal"], piece.rows, steps, options.obs_keys, source)
             yield episodes.validate(first=piece.rows.start)
-
-
-def _as_text(history: list[Any]) -> str:
-    """As JSON that is read again: where it is too long, without the sources."""
-    text = json.dumps(history)
-    if len(text) > ATTRIBUTE_BYTES:
-        text = json.dumps([{**each, "sources": []} for each in history if isinstance(each, dict)])
-    return text
-
-
-def _history(text: Any) -> dict[str, Any]:
-    """What `lamo data` wrote into the file of where it came from."""
-    try:
-        value = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        value = None
-    return {HISTORY: value} if isinstance(value, list) else {}
 
 
 def _datasets(file: h5py.File, name: str, source: str) -> dict[str, h5py.Dataset]:
@@ -240,7 +223,7 @@ def _begin(
             compression="gzip", compression_opts=9, shuffle=True, track_times=False,
         )  # fmt: skip
     if history := first.metadata.get(HISTORY):
-        file.create_dataset(f"metadata/{HISTORY}", data=_as_text(history), track_times=False)
+        file.create_dataset(f"metadata/{HISTORY}", data=history_text(history, ATTRIBUTE_BYTES), track_times=False)
     return rooms
 
 

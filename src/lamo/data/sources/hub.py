@@ -20,14 +20,19 @@ def is_minari_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def local_store() -> Path:
+    """Where Minari keeps its datasets on this machine."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
 def minari_folder(name: str) -> Path:
     """The folder of the dataset with this id, which is downloaded if it is not in the local store
     (`MINARI_DATASETS_PATH`, else `~/.minari/datasets`).
 
     Raises `LamoError` when it is not there and cannot be downloaded; within seconds, where there is no network.
     """
-    root = os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
-    folder = Path(root) / name
+    root = local_store()
+    folder = root / name
     if not (folder / "data").is_dir():
         try:
             import minari  # here: it takes a second to import and only downloads need it

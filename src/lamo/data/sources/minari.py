@@ -29,11 +29,16 @@ from lamo.data.sources.arrow import import_pyarrow, numbers, open_parquet, parqu
 from lamo.data.sources.episodic import Encoder, Part, Record, gather_blocks, need
 from lamo.data.sources.flat import state_width
 from lamo.data.sources.folders import inside, read_object
-from lamo.data.sources.hdf5 import array, member, open_hdf5
+from lamo.data.sources.hdf5 import H5Array, array, attribute, member, open_hdf5
+from lamo.data.sources.history import HISTORY
 from lamo.data.sources.options import ReadOptions, chosen, listed
 from lamo.errors import LamoError, warn
 
 MAIN_FILE = "main_data.hdf5"
+KEPT = "lamo"
+"""Attribute of a file that lamo wrote: which of the next two its episodes have."""
+ID, REPEATED = "lamo_id", "lamo_last_observation_repeated"
+"""Attributes of an episode: its number in the source; that its last observation stands for one that is not known."""
 _EPISODE = re.compile(r"episode_(\d{1,18})")
 _FOLDER = re.compile(r"(\d{1,18})")
 _SPACES = ("observation_space", "action_space", "env_spec")
@@ -114,17 +119,31 @@ def minari_blocks(path: Path, source: str, options: ReadOptions, size: int | Non
 class _Group:
     """An episode in `main_data.hdf5`."""
 
-    def __init__(self, group: Any, number: int, name: str, source: str) -> None:
+    def __init__(self, group: Any, number: int, name: str, source: str, repeated: bool = False) -> None:
         self.group, self.id, self.label, self.source = group, number, name, source
+        self.repeated = repeated
         self.opened: dict[str, Any] = {}
 
     def get(self, key: str) -> Any:
         if key not in self.opened:  # opening costs more than reading the hundreds of rows of an episode
-            self.opened[key] = array(self.group, key, self.source)
+            found = array(self.group, key, self.source)
+            if self.repeated and key.startswith("observations") and isinstance(found, H5Array) and found.shape:
+                found = _ButLast(found)
+            self.opened[key] = found
         return self.opened[key]
 
     def keys(self) -> list[str]:
         return list(self.group)
+
+
+class _ButLast:
+    """(T, …): an array without its last row."""
+
+    def __init__(self, data: H5Array) -> None:
+        self.data, self.shape, self.dtype = data, (max(data.shape[0] - 1, 0), *data.shape[1:]), data.dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self.data[slice(*rows.indices(self.shape[0]))]
 
 
 class _Table:
@@ -179,11 +198,21 @@ def numbered(names: Iterable[str], pattern: re.Pattern[str], source: str) -> lis
 
 
 def _hdf5_records(file: Any, source: str) -> Iterator[Record]:
+    kept = attribute(file, KEPT, source) if KEPT in file.attrs else []
+    used: set[int] = set()
     for number, name in numbered(file, _EPISODE, source):
         group = member(file, name, source)
         if not isinstance(group, h5py.Group):
             raise LamoError(f"{source}: {name} is not a group of arrays")
-        yield _Group(group, number, name, source)
+        repeated = REPEATED in kept and REPEATED in group.attrs
+        if ID in kept and ID in group.attrs:
+            number = attribute(group, ID, source)
+            if type(number) is not int or not -(1 << 63) <= number < 1 << 63:
+                raise LamoError(f"{source}: {name}: attribute {ID} is not a whole number; remove it from the file")
+        if number in used:
+            raise LamoError(f"{source}: {name} has the number {number} of one before; remove its attribute {ID}")
+        used.add(number)
+        yield _Group(group, number, name, source, repeated)
 
 
 def _arrow_records(data: Path, root: Path, stored: str, source: str) -> Iterator[Record]:
@@ -322,5 +351,6 @@ def _describe(notes: dict[str, Any], action: dict[str, Any], source: str, keys: 
         "action_choices": action.get("n") if action.get("type") == "Discrete" else None,
         "action_nvec": _nvec(action),
         "observation_keys": keys if keys != [""] else [],
-        "attributes": {key: value for key, value in notes.items() if key not in _SPACES},
+        "attributes": {key: value for key, value in notes.items() if key not in (*_SPACES, HISTORY)},
+        **({HISTORY: notes[HISTORY]} if isinstance(notes.get(HISTORY), list) else {}),
     }

@@ -61,6 +61,14 @@ class ReadOptions:
                 raise LamoError(f"{source}: --{name.replace('_', '-')} does not apply: {why}")
 
 
+@dataclass(frozen=True)
+class WriteOptions:
+    """What a result is, where its suffix does not say it."""
+
+    format: Literal["minari"] | None = None
+    """What to write where the suffix does not say it: minari (a folder, HDF5 inside)."""
+
+
 def listed(names: Iterable[object]) -> str:
     """Names for a message: `a, b, c and 970 more`."""
     names = [str(name) for name in names]
