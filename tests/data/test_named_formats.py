@@ -59,7 +59,7 @@ def test_every_verb(make_episodes, assert_same, tmp_path, name) -> None:
     assert run("merge", log, other, "--out", tmp_path / f"m{suffix}", *ask) == 0
     merged = load_episodes(tmp_path / f"m{suffix}")
     assert merged.ids.tolist() == list(range(8))
-    assert run("subsample", log, tmp_path / f"s{suffix}", "--episodes", 2, *ask) == 0
+    assert run("subsample", log, "--out", tmp_path / f"s{suffix}", "--episodes", 2, *ask) == 0
     few = load_episodes(tmp_path / f"s{suffix}")
     assert_same(few, episodes.subsample(0.5, 0))
     assert few.ids.tolist() == episodes.subsample(0.5, 0).ids.tolist()

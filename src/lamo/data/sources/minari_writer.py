@@ -66,7 +66,8 @@ def write_minari(episodes: Episodes, path: str | Path) -> Path:
         (place / "data").mkdir()
         main = place / "data" / MAIN_FILE
         with h5py.File(main, "w") as file:
-            file.attrs[KEPT] = [name for name, there in ((ID, kept), (REPEATED, repeated)) if there] or h5py.Empty("S1")
+            if kept or repeated:
+                file.attrs[KEPT] = [name for name, there in ((ID, kept), (REPEATED, repeated)) if there]
             number = 0
             for block in episodes.blocks(BLOCK_BYTES):
                 ends = known_ends(block)
