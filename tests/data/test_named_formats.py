@@ -10,6 +10,7 @@ import pytest
 from lamo.cli import main
 from lamo.data import load_episodes
 from lamo.data.convert import NAMED
+from lamo.data.relabel import KEY
 from lamo.data.sources.d4rl import write_d4rl
 
 OUT = {"minari": "out-v0"}
@@ -68,7 +69,7 @@ def test_every_verb(make_episodes, assert_same, tmp_path, name) -> None:
     assert load_episodes(tmp_path / "parts" / f"part_1{suffix}").ids.tolist()[-1] == 3
     assert run("relabel", log, tmp_path / f"r{suffix}", "--reward", "delayed", *ask) == 0
     (done,) = load_episodes(tmp_path / f"r{suffix}").metadata["history"]
-    assert "relabelled" in done
+    assert KEY in done
     assert run("score", log, "--task", "hopper-medium", "--out", tmp_path / f"c{suffix}", *ask) == 0
     assert "score" in load_episodes(tmp_path / f"c{suffix}").metadata["history"][0]
 
