@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamo.data.episodes import Episodes
+from lamo.data.hindsight import GoalColumns, Hindsight, within
 from lamo.data.split import hold_out
 from lamo.errors import LamoError
 
@@ -85,3 +86,13 @@ def test_the_smallest_share_that_is_named_works() -> None:
     with pytest.raises(LamoError, match=r"the smallest that can be used is 0.142858"):
         hold_out(whole, 0.1)
     assert len(hold_out(whole, 0.142858)[1]) == 1
+
+
+def test_copies_on_both_sides_are_spoken_of(make_episodes, capsys: pytest.CaptureFixture[str]) -> None:
+    log = make_episodes([6] * 10, width=6)
+    hold_out(log, 0.2)
+    assert capsys.readouterr().err == ""
+    copies = Hindsight(GoalColumns(slice(0, 2), slice(2, 4)), within(0.1))(log)
+    assert copies is not None
+    hold_out(copies, 0.2)
+    assert "may be a copy of what is trained on" in capsys.readouterr().err

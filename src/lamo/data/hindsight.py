@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamo.data.episodes import Episodes
-from lamo.data.relabel import noted, true_of
+from lamo.data.relabel import HINDSIGHT, noted, true_of
 from lamo.errors import LamoError
 
 Strategy = Literal["final", "future"]
@@ -87,7 +87,7 @@ class Hindsight:
     def describe(self, counts: Counts) -> str:
         """A sentence for the history."""
         goals = "after their last step" if self.strategy == "final" else "at later steps of theirs"
-        what = f"hindsight: {counts.copies} copies of episodes with goals achieved {goals}"
+        what = f"{HINDSIGHT}: {counts.copies} copies of episodes with goals achieved {goals}"
         told = [] if self.originals else ["without the recorded ones"]
         if counts.at_goal:
             told.append(f"{counts.at_goal} begin at their goal")

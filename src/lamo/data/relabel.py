@@ -24,6 +24,8 @@ from lamo.errors import LamoError
 
 KEY = "rewards"
 """Where an entry of the history says what it did to rewards."""
+HINDSIGHT = "hindsight"
+"""What an entry begins with after which there are copies of episodes (`lamo.data.hindsight`)."""
 _DEPTH = 16
 # What is said of returns or of numbers of episodes in the attributes of a source is no longer true of other rewards.
 _OF_RETURNS = ("return_mean", "return_std", "return_min", "return_max", "score_mean", "score")
