@@ -40,8 +40,8 @@ def hold_out(episodes: Episodes, share: float) -> tuple[Episodes, Episodes]:
         )
     if any(done.startswith(HINDSIGHT) for done in relabellings(episodes.metadata)):
         warn(
-            f"{episodes.source} has hindsight copies of its episodes: what is held out may be a copy of what is trained "
-            "on; `lamo data split` the recorded episodes first, then relabel each part"
+            f"{episodes.source} has hindsight copies of its episodes: what is held out may be a copy of what is "
+            "trained on; `lamo data split` the recorded episodes first, then relabel each part"
         )
     chosen = np.zeros(len(episodes), bool)
     chosen[np.argsort(_keys(episodes.ids), kind="stable")[:count]] = True
