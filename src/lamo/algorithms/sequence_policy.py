@@ -102,7 +102,8 @@ class SequencePolicy:
             "observations": (torch.from_numpy(observations).to(self.device) - self.mean) / self.std,
             "timesteps": torch.from_numpy(self.steps[rows]).to(self.device),
         }
-        self.model.eval()
+        if self.model.training:  # to set it walks through all modules: a fifth of a small action
+            self.model.eval()
         if self.cache is not None and self.span is None and self.steps[rows].max() >= self.settings.context:
             self.cache = None  # the window slides from here on: every token's past changes
         place = self.steps[rows] % self.execute  # within the chunk that is being executed

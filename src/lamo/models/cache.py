@@ -33,7 +33,9 @@ class KeyValueCache:
         self.keys, self.values = (torch.zeros(shape, dtype=weight.dtype, device=self.device) for _ in range(2))
         self.order = np.full((n, self.slots), -1)  # which token of its episode a slot holds
         self.step = np.full((n, self.slots), UNSEEN)  # and of which step it is
-        self.count = np.zeros(n, np.int64)  # tokens so far
+        # Tokens so far. Counted from one, as if there had been an action before the first step: the three tokens of a
+        # step then lie side by side, also where the ring closes.
+        self.count = np.ones(n, np.int64)
         # Episodes that go on are kept apart, close together: products then read no gaps and copy nothing.
         self.rows = np.arange(n)
         self.near = self.keys, self.values
@@ -56,8 +58,10 @@ class KeyValueCache:
         self.near = (self.keys, self.values) if everyone else (self.keys[:, index], self.values[:, index])
         self.rows = rows.copy()
 
-    def place(self, steps: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Take a slot for each new token, of `steps` (n, t) -> (slots (n, t), additive mask (1 or n, 1, t, slots))."""
+    def place(self, steps: np.ndarray) -> tuple[Tensor | slice, Tensor]:
+        """Take a slot for each new token, of `steps` (n, t) -> (slots (n, t), or those of every episode; additive mask
+        (1 or n, 1, t, slots)).
+        """
         rows, new = self.rows, steps.shape[1]
         numbers = self.count[rows, None] + np.arange(new)
         slots = numbers % self.slots
@@ -71,17 +75,21 @@ class KeyValueCache:
             seen = seen[:1]
         low = torch.finfo(self.keys.dtype).min
         bias = torch.from_numpy(seen[:, None]).to(self.device)
-        return (
-            torch.from_numpy(slots).to(self.device),
-            torch.zeros(bias.shape, dtype=self.keys.dtype, device=self.device).masked_fill_(~bias, low),
-        )
+        mask = torch.zeros(bias.shape, dtype=self.keys.dtype, device=self.device).masked_fill_(~bias, low)
+        first = int(slots[0, 0])
+        if (slots == np.arange(first, first + new)).all():
+            return slice(first, first + new), mask
+        return torch.from_numpy(slots).to(self.device), mask
 
-    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the new k, v (nH, t, d/H) into `slots` (n, t) -> all of that layer's (nH, slots, d/H)."""
-        n, heads = len(slots), self.keys.shape[2]
-        index = torch.arange(n, device=self.device)[:, None]
+    def write(self, layer: int, slots: Tensor | slice, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the new k, v (nH, t, d/H) into the `slots` that `place` gave -> all of that layer's (nH, slots, d/H)."""
+        n, heads = len(self.rows), self.keys.shape[2]
         for store, new in zip(self.near, (k, v), strict=True):
-            store[layer][index, :, slots] = new.view(n, heads, *new.shape[1:]).transpose(1, 2)
+            apart = new.view(n, heads, *new.shape[1:])
+            if isinstance(slots, slice):
+                store[layer][:, :, slots] = apart
+            else:
+                store[layer][torch.arange(n, device=self.device)[:, None], :, slots] = apart.transpose(1, 2)
         keys, values = (store[layer].flatten(0, 1) for store in self.near)
         return keys, values
 

@@ -43,6 +43,19 @@ def _norm_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, moment
     )
 
 
+class _Forgets:
+    """What a forward pass keeps for a backward pass that will not come."""
+
+    needs_input_grad = (False,) * 16
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
+def _apply(function: Any, *arguments: Any) -> Tensor:
+    """`function.apply`, or where no gradient is wanted its forward pass alone, without autograd's bookkeeping."""
+    return function.apply(*arguments) if torch.is_grad_enabled() else function.forward(_Forgets(), *arguments)
+
+
 def _like(grad: Tensor | None, parameter: Any) -> Tensor | None:
     return None if grad is None else grad.to(parameter.dtype)
 
@@ -318,7 +331,7 @@ def project(block: Any, x: Tensor, adapters: Adapters | None, keeps: Sequence[Ke
     keeps = keeps or (None,) * (adapters.count if adapters else 0)
     norm = block.ln_1
     fused = projection.fused(block.attn.c_attn)
-    return _Project.apply(x, norm.weight, norm.bias, *fused, a, b, scaling, keeps, norm.eps)  # pyright: ignore[reportReturnType]
+    return _apply(_Project, x, norm.weight, norm.bias, *fused, a, b, scaling, keeps, norm.eps)
 
 
 def finish(
@@ -331,7 +344,7 @@ def finish(
 ) -> Tensor:
     """The rest of a block: see `_Finish`."""
     out, norm, up, down = block.attn.c_proj, block.ln_2, block.mlp.c_fc, block.mlp.c_proj
-    return _Finish.apply(
-        x, attended, out.weight, out.bias, norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias,
+    return _apply(
+        _Finish, x, attended, out.weight, out.bias, norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias,
         activation, keep_attended, keep, norm.eps,
-    )  # fmt: skip  # pyright: ignore[reportReturnType]
+    )  # fmt: skip
