@@ -332,6 +332,8 @@ def test_bad_folders(store):
     for space in ('{"type": "Dict"}', '{"type": "Dict", "subspaces": {"a": 1}}', "{}", "[1]", '{"type": "Graph"}'):
         (data / "metadata.json").write_text(json.dumps({**notes, "observation_space": space}))
         refused("space")
+    (data / "metadata.json").write_text(json.dumps({**notes, "action_space": '{"type": ["Box"]}'}))
+    refused("describes a space that does not fit")
     (data / "metadata.json").write_text(json.dumps({**notes, "data_format": "tape"}))
     refused("'tape' is not one of hdf5, arrow, parquet")
     (data / "metadata.json").write_text(json.dumps(notes))

@@ -100,11 +100,11 @@ def minari_blocks(path: Path, source: str, options: ReadOptions, size: int | Non
             action = _space(notes, "action_space", source) or {}
             metadata = _describe(notes, action, source, [key.partition("/")[2] for key in keys])
             metadata["observation_sizes"] = [part.width for part in parts]
-            start = _starts(action)
+            start, stated = _starts(action), _STATED.get(action.get("type", ""))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise LamoError(f"{source}: metadata.json describes a space that does not fit ({error!r})") from error
-        if action.get("type") in _STATED and options.actions is None:
-            options = replace(options, actions=_STATED[action["type"]])  # whatever type the numbers have
+        if stated is not None and options.actions is None:
+            options = replace(options, actions=stated)  # whatever type the numbers have
         found = 0
         for episodes in gather_blocks(records, parts, ("terminations", "truncations"), source, metadata, options, size):
             if episodes.action_kind != "continuous" and np.any(start):
