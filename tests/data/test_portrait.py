@@ -93,6 +93,18 @@ def test_choices(make_episodes):
     assert len(found["choices"]) == 64 and found["choices_seen"] == 300 and found["choices_missing"] == []
 
 
+def test_several_choices_at_once(make_episodes, monkeypatch):
+    monkeypatch.setattr(module, "SAMPLE", 100)  # rare choices are not in the sample
+    steps = np.arange(2_000)
+    actions = np.stack([steps % 7, steps % 500, np.where(steps == 1_000, 3, 1)], 1)
+    episodes = replace(make_episodes([400] * 5, actions=-3), actions=actions)
+    found = portrait(episodes, (np.zeros(3), np.array([9, 999, 3])))
+    assert (found["action_kind"], found["action_dim"]) == ("multidiscrete", 3)
+    assert [each["flags"] for each in found["actions"]] == [[f"{n} choices not seen"] for n in (3, 500, 2)]
+    assert found["actions"][0]["histogram"]["counts"][7:] == [0, 0, 0]
+    assert all(each["flags"] == [] for each in portrait(episodes)["actions"])
+
+
 def test_few_rewards_are_counted_one_by_one(make_episodes):
     episodes = make_episodes([40] * 5)
     episodes.rewards[:] = np.arange(200) % 2

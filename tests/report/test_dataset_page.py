@@ -22,7 +22,9 @@ def made(lengths, *, width=3, actions=2, seed=0, metadata=None) -> Episodes:
     steps, count = int(sum(lengths)), len(lengths)
     return Episodes(
         observations=rng.normal(size=(steps, width)).astype(np.float32),
-        actions=rng.uniform(-1, 1, (steps, actions)).astype(np.float32) if actions else rng.integers(4, size=steps),
+        actions=rng.uniform(-1, 1, (steps, actions)).astype(np.float32)
+        if actions > 0
+        else rng.integers(4, size=(steps, -actions) if actions else steps),  # below 0: so many choices at once
         rewards=rng.normal(size=steps).astype(np.float32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         terminated=np.arange(count) % 2 == 1,
@@ -79,13 +81,13 @@ def check(text: str) -> Reader:
     return reader
 
 
-@pytest.mark.parametrize("actions", [0, 2, 6])
+@pytest.mark.parametrize("actions", [0, 2, 6, -2])
 def test_it_is_whole_and_loads_nothing(actions):
     text = page(made([4, 6, 5, 5, 20], actions=actions))
     check(text)
     for word in ("Returns", "Lengths", "Rewards", "Best episode", "Median episode", "Worst episode", "return-to-go"):
         assert word.lower() in text.lower()
-    assert text.count('class="density"') == {0: 0, 2: 1, 6: 0}[actions]
+    assert text.count('class="density"') == {0: 0, 2: 1, 6: 0, -2: 1}[actions]
     assert "$\\mathdefault" not in text
 
 

@@ -205,9 +205,10 @@ def _actions(
             None if top is None else float(np.mean(values >= top - margin)),
         ]
         drawn = histogram(values, left, right)
-        if choices:  # bins are choices
-            unseen = drawn["counts"].count(0)
-            at, found["flags"] = [None, None], [f"{unseen} choices not seen"] if unseen else []
+        if choices:
+            seen = sum(bottom is not None and value >= bottom for value in _counts(episodes.actions[:, d]) or ())
+            unseen = 0 if top is None or bottom is None else round(top - bottom) + 1 - seen
+            at, found["flags"] = [None, None], [f"{unseen:,} choices not seen"] if unseen > 0 else []
         described.append({**found, "histogram": drawn, "bounds": [bottom, top], "at_bounds": at})
     return {
         "action_kind": "multidiscrete" if choices else "continuous",
