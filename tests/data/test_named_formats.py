@@ -13,7 +13,7 @@ from lamo.data.convert import NAMED
 from lamo.data.relabel import KEY
 from lamo.data.sources.d4rl import write_d4rl
 
-OUT = {"minari": "out-v0"}
+OUT = {"minari": "out-v0", "lerobot": "out", "robomimic": "out.hdf5"}
 
 
 def run(*words: object) -> int:
@@ -81,11 +81,16 @@ def test_every_verb(make_episodes, assert_same, tmp_path, name) -> None:
         ("convert LOG NEW.hdf5 --format minari", "--format minari is a folder; give it a name without .hdf5"),
         ("convert LOG LOG.x --format minari", "exists already"),
         ("convert LOG NEW --format pickle", "invalid choice"),
+        ("convert LOG NEW --format robomimic", "--format robomimic is a file; give it the suffix .hdf5"),
+        ("convert CHOICES NEW.hdf5 --format robomimic", "robomimic's actions are vectors, these are choices"),
+        ("convert LOG NEW --format minari --fps 10", "--fps is written into LeRobot datasets alone"),
+        ("convert LOG NEW --format lerobot --fps 0", "--fps 0.0 is no number of steps per second"),
         ("score LOG --task hopper-medium --format minari", "--format says what --out is"),
     ],
 )
 def test_what_cannot_be_is_one_line(make_episodes, tmp_path, capsys, line, words) -> None:
     log = write_d4rl(make_episodes([3, 4]), tmp_path / "log.hdf5")
+    line = line.replace("CHOICES", str(write_d4rl(make_episodes([3], actions=0), tmp_path / "choices.hdf5")))
     (tmp_path / "log.hdf5.x").mkdir()
     before = left(tmp_path)
     assert main(["data", *line.replace("LOG", str(log)).replace("NEW", str(tmp_path / "new")).split()]) == 2

@@ -15,8 +15,10 @@ from lamo.data.episodes import Episodes
 from lamo.data.relabel import warning
 from lamo.data.sources.arrays import write_npz
 from lamo.data.sources.d4rl import write_d4rl
+from lamo.data.sources.lerobot_writer import write_lerobot
 from lamo.data.sources.minari_writer import write_minari
 from lamo.data.sources.options import ReadOptions, WriteOptions
+from lamo.data.sources.robomimic_writer import write_robomimic
 from lamo.data.sources.tables import write_table
 from lamo.data.store import SUFFIX
 from lamo.data.store_writer import StoreWriter
@@ -33,7 +35,8 @@ class Format:
 
     suffixes: tuple[str, ...]
     """Of its files, the first where nobody chooses; none: it is a folder."""
-    write: Callable[[Episodes, Path], object]
+    write: Callable[..., object]
+    """(episodes, path), and `fps` where it is given."""
     silent: bool = False
     """It has no place for the history."""
 
@@ -50,7 +53,11 @@ FORMATS = {
     "parquet": Format((".parquet", ".pq"), write_table),
 }
 """Formats that the suffix tells."""
-NAMED = {"minari": Format((), write_minari)}
+NAMED = {
+    "minari": Format((), write_minari),
+    "lerobot": Format((), write_lerobot),
+    "robomimic": Format((".hdf5", ".h5"), write_robomimic),
+}
 """Those that `--format` tells."""
 SUFFIXES = tuple(suffix for each in FORMATS.values() for suffix in each.suffixes)
 
@@ -123,7 +130,8 @@ def write(
         named = replace(stored, metadata={**stored.metadata, "source": path.name})
         if form.silent and (said := warning(named.metadata)):
             warn(f"{path.name}: {path.suffix} has no place to say it: {said}")
-        form.write(named, path)
+        asked = {} if options is None or options.fps is None else {"fps": options.fps}
+        form.write(named, path, **asked)
     return named
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from lamo.data.episodes import Episodes
 from lamo.data.sources.flat import LOG_PROBS, USED, Piece, check_fits, flat_blocks, state_width
 from lamo.data.sources.hdf5 import ATTRIBUTE_BYTES, H5Column, attributes, member, open_hdf5, scalar
-from lamo.data.sources.history import HISTORY, history_in, history_text
+from lamo.data.sources.notes import HISTORY, history_in, history_text
 from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
 

@@ -17,9 +17,11 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lamo.data.episodes import Episodes
 from lamo.data.sources.arrow import import_pyarrow, numbers
@@ -27,6 +29,7 @@ from lamo.data.sources.cells import gather_rows
 from lamo.data.sources.columns import FILE, Columns, map_columns
 from lamo.data.sources.flat import check_bomb, check_fits
 from lamo.data.sources.folders import inside, read_object
+from lamo.data.sources.notes import CARRIED, PARTS, read_notes
 from lamo.data.sources.options import ReadOptions, listed
 from lamo.data.sources.row_blocks import table_episodes
 from lamo.data.sources.rows import episodes_of_rows
@@ -34,6 +37,8 @@ from lamo.data.sources.tables import describe, open_table
 from lamo.errors import LamoError, warn
 
 INFO = Path("meta") / "info.json"
+OWN = Path("meta") / "lamo.parquet"
+"""What lamo leaves in a dataset that it writes: numbers of episodes, what was seen last, notes."""
 _PATHS = {
     2: "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
     3: "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
@@ -88,6 +93,13 @@ def lerobot_blocks(path: Path, source: str, options: ReadOptions, size: int | No
         "attributes": described,
         "columns": describe(columns),
     }
+    own = _own(path, lengths, source)
+    if "obs" in columns.said:  # of other columns it says nothing
+        own = replace(own, final=None)
+    carried = (*CARRIED, *(() if "obs" in columns.said else PARTS))
+    metadata |= {key: own.notes[key] for key in carried if key in own.notes}
+    if options.actions is None and "actions" in own.notes:
+        options = replace(options, actions=own.notes["actions"])
     if size is None or held:
         rows = gather_rows(tables, columns, source, stored)
         found = iter([episodes_of_rows(rows, source, metadata, options, per_file=False, may_sort=may_sort)])
@@ -96,15 +108,61 @@ def lerobot_blocks(path: Path, source: str, options: ReadOptions, size: int | No
     there: dict[int, int] = {}
     for episodes in found:
         sizes = {"obs": episodes.observations.shape[1], "action": math.prod(episodes.actions.shape[1:])}
-        for role, own in sizes.items():
+        for role, count in sizes.items():
             wanted = sum(math.prod(features[name]) for name in getattr(columns, role))
-            if own != wanted:
+            if count != wanted:
                 raise LamoError(
-                    f"{source}: {listed(getattr(columns, role))} have {own} numbers, info.json says {wanted}"
+                    f"{source}: {listed(getattr(columns, role))} have {count} numbers, info.json says {wanted}"
                 )
         there |= dict(zip(episodes.ids.tolist(), episodes.lengths.tolist(), strict=True))
-        yield episodes
+        yield own.given_to(episodes)
     _check_lengths(there, lengths, source)
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What lamo left: (E,) numbers, (E, S) last observations; None where nothing is."""
+
+    notes: dict[str, Any]
+    ids: np.ndarray | None = None
+    final: np.ndarray | None = None
+
+    def given_to(self, episodes: Episodes) -> Episodes:
+        """The episodes, which are numbered from 0 on, with what is known of them."""
+        if self.ids is None:
+            return episodes
+        final = None if self.final is None else self.final[episodes.ids]
+        if final is not None and np.isnan(final).all():
+            final = None
+        return replace(episodes, ids=self.ids[episodes.ids], final_observations=final).validate()
+
+
+def _own(path: Path, lengths: dict[int, int], source: str) -> _Own:
+    if not (path / OWN).is_file():
+        return _Own({})
+    name = f"{source}/{OWN.as_posix()}"
+    columns = ["episode_index", "length", "id"]
+    file = inside(path / OWN, path, source)
+    table = open_table(file, "parquet", columns, name)
+    last = "final_observation" in table.schema.names
+    table = open_table(file, "parquet", [*columns, "final_observation"], name) if last else table
+    found: dict[str, list[np.ndarray]] = {key: [] for key in (*columns, "final_observation")}
+    check_bomb(8 * table.rows * len(columns), file.stat().st_size, name)
+    for batch in table.batches:
+        for key in found if last else columns:
+            found[key].append(numbers(batch[key], f"{name}: column {key!r}"))
+    values = {key: np.concatenate(each) for key, each in found.items() if each}
+    if not values or any(values[key].dtype.kind not in "iu" or values[key].ndim != 1 for key in columns):
+        raise LamoError(f"{name}: {listed(columns)} must be whole numbers; remove the file")
+    if dict(zip(values["episode_index"].tolist(), values["length"].tolist(), strict=True)) != lengths:
+        warn(f"{name} is of other episodes than those that are there; it is passed over")
+        return _Own({})
+    ids, final = values["id"].astype(np.int64), values.get("final_observation")
+    if set(lengths) != set(range(len(lengths))) or len(np.unique(ids)) < len(ids):
+        raise LamoError(f"{name} numbers two episodes alike, or not from 0 on; remove the file")
+    if final is not None:
+        final = np.asarray(final, np.float32).reshape(len(ids), -1)
+    return _Own(read_notes((table.schema.metadata or {}).get(b"lamo"), name), ids, final)
 
 
 def _is_plain(value: Any) -> bool:

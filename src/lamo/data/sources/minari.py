@@ -30,7 +30,7 @@ from lamo.data.sources.episodic import Encoder, Part, Record, gather_blocks, nee
 from lamo.data.sources.flat import state_width
 from lamo.data.sources.folders import inside, read_object
 from lamo.data.sources.hdf5 import H5Array, array, attribute, member, open_hdf5
-from lamo.data.sources.history import HISTORY
+from lamo.data.sources.notes import HISTORY
 from lamo.data.sources.options import ReadOptions, chosen, listed
 from lamo.errors import LamoError, warn
 
@@ -197,6 +197,21 @@ def numbered(names: Iterable[str], pattern: re.Pattern[str], source: str) -> lis
     return found
 
 
+def number_of(group: h5py.Group, number: int, name: str, used: set[int], source: str) -> int:
+    """The number that an episode had in its source, where lamo has left it in an attribute; it is added to `used`.
+
+    Raises `LamoError` for one that is no number, or that of another episode.
+    """
+    if ID in group.attrs:
+        number = attribute(group, ID, source)
+        if type(number) is not int or not -(1 << 63) <= number < 1 << 63:
+            raise LamoError(f"{source}: {name}: attribute {ID} is not a whole number; remove it from the file")
+    if number in used:
+        raise LamoError(f"{source}: {name} has the number {number} of one before; remove its attribute {ID}")
+    used.add(number)
+    return number
+
+
 def _hdf5_records(file: Any, source: str) -> Iterator[Record]:
     kept = attribute(file, KEPT, source) if KEPT in file.attrs else []
     used: set[int] = set()
@@ -205,13 +220,8 @@ def _hdf5_records(file: Any, source: str) -> Iterator[Record]:
         if not isinstance(group, h5py.Group):
             raise LamoError(f"{source}: {name} is not a group of arrays")
         repeated = REPEATED in kept and REPEATED in group.attrs
-        if ID in kept and ID in group.attrs:
-            number = attribute(group, ID, source)
-            if type(number) is not int or not -(1 << 63) <= number < 1 << 63:
-                raise LamoError(f"{source}: {name}: attribute {ID} is not a whole number; remove it from the file")
-        if number in used:
-            raise LamoError(f"{source}: {name} has the number {number} of one before; remove its attribute {ID}")
-        used.add(number)
+        if ID in kept:
+            number = number_of(group, number, name, used, source)
         yield _Group(group, number, name, source, repeated)
 
 

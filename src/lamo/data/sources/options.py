@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -65,8 +66,17 @@ class ReadOptions:
 class WriteOptions:
     """What a result is, where its suffix does not say it."""
 
-    format: Literal["minari"] | None = None
-    """What to write where the suffix does not say it: minari (a folder, HDF5 inside)."""
+    format: Literal["minari", "lerobot", "robomimic"] | None = None
+    """What to write where the suffix does not say it: minari (a folder, HDF5 inside), lerobot (a folder, version 3.0)
+    or robomimic (a .hdf5)."""
+    fps: float | None = None
+    """lerobot: steps per second; by default what a LeRobot source says, else 30."""
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and self.format != "lerobot":
+            raise LamoError("--fps is written into LeRobot datasets alone; give --format lerobot with it")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise LamoError(f"--fps {self.fps} is no number of steps per second; give one above 0")
 
 
 def listed(names: Iterable[object]) -> str:

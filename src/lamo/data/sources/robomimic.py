@@ -23,14 +23,17 @@ import numpy as np
 from lamo.data.episodes import Episodes
 from lamo.data.sources.episodic import Array, Part, Record, gather_blocks
 from lamo.data.sources.flat import state_width
-from lamo.data.sources.hdf5 import H5Array, array, attribute, member, open_hdf5
-from lamo.data.sources.minari import numbered
+from lamo.data.sources.hdf5 import H5Array, array, attribute, member, open_hdf5, scalar
+from lamo.data.sources.minari import number_of, numbered
+from lamo.data.sources.notes import CARRIED, PARTS, read_notes
 from lamo.data.sources.options import ReadOptions, chosen, listed
 from lamo.errors import LamoError, warn
 
 _DEMO = re.compile(r"demo_(\d{1,18})")
-_GYM = 2  # robomimic's EnvType of Gym environments, whose names are Gymnasium's ids
-_FLAGS = ("dones", "timeouts")  # the second never is there: these files do not know of time limits
+GYM = 2  # robomimic's EnvType of Gym environments, whose names are Gymnasium's ids
+FLAT = "flat"  # the key of observations that are one vector
+NOTES = "lamo"  # where lamo leaves what the layout has no field for
+_FLAGS = ("dones", "timeouts")  # robomimic does not know of time limits: the second is there where lamo wrote the file
 
 
 def holds_demonstrations(file: h5py.File) -> bool:
@@ -71,13 +74,17 @@ def robomimic_blocks(path: Path, source: str, options: ReadOptions, size: int | 
         metadata: dict[str, Any] = {
             "source": source,
             "format": "robomimic",
-            "env": env.get("env_name") if env.get("env_type") == _GYM else None,
+            "env": env.get("env_name") if env.get("env_type") == GYM else None,
             "action_low": None,
             "action_high": None,
             "observation_keys": [part.key.removeprefix("obs/") for part in parts],
             "observation_sizes": [part.width for part in parts],
             "attributes": {"env_args": env} if env else {},
         }
+        notes = _notes(file, source)
+        metadata |= {key: notes[key] for key in CARRIED if notes and key in notes}
+        if notes is not None and list(metadata["observation_keys"]) == [FLAT]:  # of one vector the key says nothing
+            metadata |= {key: notes.get(key, []) for key in PARTS}
         steps = 0
         for episodes in gather_blocks(
             lambda: _demonstrations(data, source), parts, _FLAGS, source, metadata, options, size
@@ -126,12 +133,20 @@ class _Followed:
         return values if stop <= steps else np.concatenate([values, self.following[steps - 1 : steps]])
 
 
+def _notes(file: h5py.File, source: str) -> dict[str, Any] | None:
+    """What lamo left in the file; None: it is not lamo's."""
+    found = member(file, NOTES, source)
+    text = scalar(found, NOTES, source) if isinstance(found, h5py.Dataset) and found.shape == () else None
+    return read_notes(text, source) if isinstance(text, str) else None
+
+
 def _demonstrations(data: h5py.Group, source: str) -> Iterator[Record]:
+    used: set[int] = set()
     for number, name in numbered(map(str, data), _DEMO, source):
         group = member(data, name, source)
         if not isinstance(group, h5py.Group):
             raise LamoError(f"{source}: {name} is not a group of arrays")
-        yield _Demonstration(group, number, name, source)
+        yield _Demonstration(group, number_of(group, number, name, used, source), name, source)
 
 
 def _parts(first: Record, options: ReadOptions, source: str) -> list[Part]:

@@ -6,9 +6,8 @@ run,t,x,y,vx,ux,r        --columns obs=x,y,vx action=ux reward=r episode=run tim
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from lamo.data.sources.cells import Table, gather_rows
 from lamo.data.sources.columns import FILE, Columns, map_columns
 from lamo.data.sources.flat import check_fits
 from lamo.data.sources.folders import inside, natural
+from lamo.data.sources.notes import CARRIED, notes_text, read_notes
 from lamo.data.sources.options import ReadOptions, listed
 from lamo.data.sources.row_blocks import table_episodes
 from lamo.data.sources.rows import episodes_of_rows
@@ -29,9 +29,7 @@ from lamo.errors import LamoError, warn
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 _NOTES = b"lamo"  # where `write_table` leaves what columns cannot say, in a Parquet file's metadata
-_NOTES_BYTES = 1 << 20
 _WRITTEN = 1 << 25  # bytes of steps that become a row group
-_CARRIED = ("env", "action_low", "action_high", "action_choices", "action_nvec", "history")
 
 
 def table_files(folder: Path) -> list[Path]:
@@ -78,8 +76,8 @@ def table_blocks(path: Path, source: str, options: ReadOptions, size: int | None
         "attributes": {},
         "columns": describe(columns),
     }
-    notes = _notes(tables[0].schema, names[0]) if kind == "parquet" else {}
-    metadata |= {key: notes[key] for key in _CARRIED if key in notes}
+    notes = read_notes((tables[0].schema.metadata or {}).get(_NOTES), names[0]) if kind == "parquet" else {}
+    metadata |= {key: notes[key] for key in CARRIED if key in notes}
     if options.actions is None and "actions" in notes:
         options = replace(options, actions=notes["actions"])
     stored = sum(file.stat().st_size for file in files) if kind == "parquet" else None
@@ -187,41 +185,6 @@ def _parquet_batches(path: Path, wanted: list[str], name: str, held: bool) -> It
             yield batch
 
 
-def _notes(schema: Any, name: str) -> dict[str, Any]:
-    """What `write_table` left in a Parquet file's metadata; files of others have none of it."""
-    raw = (schema.metadata or {}).get(_NOTES)
-    if raw is None:
-        return {}
-    try:
-        notes = json.loads(raw) if len(raw) <= _NOTES_BYTES else None
-    except (ValueError, RecursionError):
-        notes = None
-    checks: dict[str, Callable[[Any], bool]] = {
-        "env": _is_text,
-        "action_low": _is_bound,
-        "action_high": _is_bound,
-        "action_choices": _is_count,
-        "action_nvec": lambda value: isinstance(value, list) and all(map(_is_count, value)),
-        "actions": "discrete".__eq__,
-        "history": lambda value: isinstance(value, list),
-    }
-    if not isinstance(notes, dict) or not all(notes.get(key) is None or checks[key](notes[key]) for key in checks):
-        raise LamoError(f"{name}: its notes under {_NOTES.decode()!r} are damaged; write the file again")
-    return {key: notes[key] for key in checks if notes.get(key) is not None}
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _is_bound(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
-
-
 def write_table(episodes: Episodes, path: str | Path) -> Path:
     """Write a `.csv`, `.tsv` or `.parquet` table beside `path`, then rename it into place; return the path.
 
@@ -239,9 +202,7 @@ def write_table(episodes: Episodes, path: str | Path) -> Path:
         raise LamoError(f"{path}: tables are written as {', '.join(SUFFIXES)}")
     if episodes.final_observations is not None:
         warn(f"{path.name}: a table has no place for what was seen after the last action of an episode; it is left out")
-    notes = {key: episodes.metadata.get(key) for key in _CARRIED}
-    notes["actions"] = None if episodes.action_kind == "continuous" else "discrete"
-    schema = _table_of(pa, episodes.select([0])).schema.with_metadata({_NOTES: json.dumps(notes)})
+    schema = _table_of(pa, episodes.select([0])).schema.with_metadata({_NOTES: notes_text(episodes)})
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
