@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 from lerobot_folders import write_lerobot
 
 from lamo.data import Episodes, load_episodes
+from lamo.data.sources import lerobot_writer
 from lamo.data.store import header
 from lamo.data.store_writer import write_store
 from lamo.errors import LONGEST, LamoError
@@ -219,6 +221,25 @@ def lerobot_columns(version: int) -> Arrays:
     return {name: np.array(value) for name, value in parquet.read_table(io.BytesIO(first)).to_pydict().items()}
 
 
+def lerobot_written() -> Files:
+    """The same, as lamo writes it."""
+    episodes = sound()
+    episodes = replace(episodes, ids=np.array([4, 0, 2]), final_observations=episodes.observations[:3])
+    with tempfile.TemporaryDirectory() as folder:
+        root = lerobot_writer.write_lerobot(episodes, Path(folder) / "robot", fps=30)
+        return Files({str(path.relative_to(root)): path.read_bytes() for path in sorted(root.glob("*/**/*.*"))})
+
+
+def lerobot_noted(arrays: Arrays) -> Files:
+    """That folder, with these columns in lamo's own file."""
+    files, made = Files(WRITTEN), as_table(arrays)
+    if made is not None:
+        stream = io.BytesIO()
+        parquet.write_table(made, stream)
+        files["meta/lamo.parquet"] = stream.getvalue()
+    return files
+
+
 def pickled(arrays: Arrays) -> Files:
     parts = [{key: value for key, value in arrays.items() if "/" not in key}] * 2
     return Files({"a.pkl": pickle.dumps(parts, protocol=4)})
@@ -254,6 +275,10 @@ def store() -> Files:
 STORE = store()
 STORED = {name[:-4]: np.load(io.BytesIO(each)) for name, each in STORE.items() if name.endswith(".npy")}
 LEROBOT = {version: lerobot(version) for version in (2, 3)}
+WRITTEN = lerobot_written()
+NOTED = parquet.read_table(io.BytesIO(WRITTEN["meta/lamo.parquet"])).to_pydict()
+MARKS = {"@lamo": ["lamo_id", "lamo_last_observation_repeated"], "episode_1@lamo_id": 7}
+MARKS |= {"episode_2@lamo_last_observation_repeated": True}
 MINARI = {"observations": "observations", "actions": "actions", "rewards": "rewards"}
 MINARI |= {"terminated": "terminations", "truncated": "truncations"}
 ROBOMIMIC = {"observations": "obs/object", "actions": "actions", "rewards": "rewards", "terminated": "dones"}
@@ -281,6 +306,7 @@ READERS: dict[str, list[tuple[Arrays, Callable[[Arrays], Files], Arrays]]] = {
             lambda a: hdf5(a, **GZIP),
             {},
         ),
+        (per_episode("episode_", MINARI, extra=True), lambda a: hdf5(a, MARKS), {}),
     ],
     "trajectories": [(flat_arrays(), pickled, {}), (flat_arrays(), flat_pickled, {})],
     "tables": [
@@ -293,7 +319,8 @@ READERS: dict[str, list[tuple[Arrays, Callable[[Arrays], Files], Arrays]]] = {
         (lerobot_columns(version), lambda a, version=version: lerobot_of(a, version), options)
         for version in (2, 3)
         for options in ({}, {"reward": "none", "columns": ["time=frame_index"]})
-    ],
+    ]
+    + [({name: np.array(value) for name, value in NOTED.items()}, lerobot_noted, {})],
     "store": [(STORED, stored, {}), (STORED, two_stores, {})],
     "robomimic": [
         (per_episode("data/demo_", ROBOMIMIC, extra=False), lambda a: hdf5(a, ROBOT), {}),
@@ -302,6 +329,12 @@ READERS: dict[str, list[tuple[Arrays, Callable[[Arrays], Files], Arrays]]] = {
             | per_episode("data/demo_", {"observations": "next_obs/object"}, extra=False),
             lambda a: hdf5(a, ROBOT, **GZIP),
             {"obs_keys": ["object"], "reward": "none"},
+        ),
+        (
+            per_episode("data/demo_", ROBOMIMIC, extra=False)
+            | {"lamo": np.bytes_(json.dumps({"env": "Hopper-v5", "action_low": [-1.0, -1.0], "history": []}))},
+            lambda a: hdf5(a, {"data/demo_1@lamo_id": 7}),
+            {},
         ),
     ],
 }

@@ -161,7 +161,8 @@ def _own(path: Path, lengths: dict[int, int], source: str) -> _Own:
     if set(lengths) != set(range(len(lengths))) or len(np.unique(ids)) < len(ids):
         raise LamoError(f"{name} numbers two episodes alike, or not from 0 on; remove the file")
     if final is not None:
-        final = np.asarray(final, np.float32).reshape(len(ids), -1)
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, which `validate` reports
+            final = np.asarray(final, np.float32).reshape(len(ids), -1)
     return _Own(read_notes((table.schema.metadata or {}).get(b"lamo"), name), ids, final)
 
 

@@ -354,7 +354,7 @@ def _describe(notes: dict[str, Any], action: dict[str, Any], source: str, keys: 
     return {
         "source": source,
         "format": "minari",
-        "env": spec.get("id"),
+        "env": spec["id"] if isinstance(spec.get("id"), str) else None,
         "env_kwargs": {key: value for key, value in (spec.get("kwargs") or {}).items() if isinstance(value, bool)},
         "action_low": bounds["low"]() if box else None,
         "action_high": bounds["high"]() if box else None,
