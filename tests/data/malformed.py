@@ -383,7 +383,7 @@ def retyped(value: np.ndarray, kind: str) -> np.ndarray:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return value.astype(kind)
-    except ValueError:  # text that is no number
+    except (ValueError, TypeError, OverflowError, RuntimeError):  # text that is no number, a date as short text, …
         return value
 
 
