@@ -313,3 +313,10 @@ def test_the_user_s_name_is_kept_but_no_absolute_path(make_episodes, monkeypatch
 
 def test_the_table_of_sources():
     assert set(SOURCES) == {"minari", "d4rl", "npz", "trajectories", "tables", "lerobot", "robomimic", "store"}
+
+
+def test_attributes_that_hold_nothing(make_episodes, tmp_path):
+    path = write_d4rl(make_episodes([3]), tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        file.attrs["authors"], file.attrs["remark"] = np.zeros(0), h5py.Empty("f4")
+    assert load_episodes(path).metadata["attributes"]["authors"] == []

@@ -187,8 +187,9 @@ def _text(name: str | bytes) -> str:
 def attribute(item: h5py.Group, name: str, source: str) -> Any:
     """One attribute as JSON would have it. Raises `LamoError` where it has more than 1 MiB."""
     header = item.attrs.get_id(name)
-    if header.get_storage_size() > ATTRIBUTE_BYTES:
-        raise LamoError(f"{source}: attribute {name!r} has {header.get_storage_size()} bytes; remove it from the file")
+    empty = header.shape is None or 0 in header.shape  # of these HDF5 cannot say the size
+    if not empty and (size := header.get_storage_size()) > ATTRIBUTE_BYTES:
+        raise LamoError(f"{source}: attribute {name!r} has {size} bytes; remove it from the file")
     return _short(item.attrs[name], name, source)
 
 
