@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lamo.data.sources.flat import check_bomb, check_fits
+from lamo.data.sources.parquet_footer import chunks
 from lamo.errors import LamoError
 
 _LEVELS = 4  # lists within lists
@@ -50,15 +51,14 @@ def open_parquet(path: Path, wanted: Sequence[str], name: str, *, held: bool = T
     with reading(name, "not a whole Parquet file"):
         about = parquet.read_metadata(path)
         leaves = [about.schema.column(number) for number in range(about.num_columns)]
-        used = [n for n, leaf in enumerate(leaves) if any(f"{leaf.path}.".startswith(f"{key}.") for key in wanted)]
-        chunks = [about.row_group(group).column(n) for group in range(about.num_row_groups) for n in used]
-        size = max(
-            8 * sum(chunk.num_values for chunk in chunks), sum(chunk.total_uncompressed_size for chunk in chunks)
-        )
+        used = [leaf for leaf in leaves if any(f"{leaf.path}.".startswith(f"{key}.") for key in wanted)]
+        paths = {leaf.path for leaf in used}
+        told = [chunk for chunk in chunks(path) if chunk.path in paths]
+        size = max(8 * sum(chunk.values for chunk in told), sum(chunk.size for chunk in told))
     if held:
         check_fits(size, name)
     check_bomb(size, path.stat().st_size, name)
-    text = [leaves[n].path for n in used if leaves[n].physical_type == "BYTE_ARRAY"]
+    text = [leaf.path for leaf in used if leaf.physical_type == "BYTE_ARRAY"]
     with reading(name, "not a whole Parquet file"):
         file = parquet.ParquetFile(
             path,
