@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,17 +46,24 @@ def _that_pay(env_id: str, rows: int, horizon: int | None) -> int:
     """One process, or where the environments alone take long one for each core."""
     if usable_cores() == 1 or rows == 1:
         return 1
-    with contextlib.suppress(LamoError), EnvPool(env_id) as probe:  # what is wrong is told by the pool itself
+    with contextlib.suppress(LamoError):  # what is wrong is told by the pool itself
         transferable(env_id)
+        each, limit = _speed(env_id)
+        if each * rows * (horizon or limit or 0) > _WORTH:
+            return min(usable_cores(), MOST)
+    return 1
+
+
+@functools.cache
+def _speed(env_id: str) -> tuple[float, int | None]:
+    """(seconds of a step, the environment's own limit of steps), measured once in an environment that is then closed."""
+    with EnvPool(env_id) as probe:
         probe.reset([0])
         still = np.zeros((1, *([] if probe.discrete else [probe.action_dim])), np.float32)
         start = time.perf_counter()
         for _ in range(_PROBE):
             probe.step(np.zeros(1, np.int64), still)
-        each = (time.perf_counter() - start) / _PROBE
-        if each * rows * (horizon or probe.max_episode_steps or 0) > _WORTH:
-            return min(usable_cores(), MOST)
-    return 1
+        return (time.perf_counter() - start) / _PROBE, probe.max_episode_steps
 
 
 class SpreadPool(EnvPool):
