@@ -56,7 +56,7 @@ def _that_pay(env_id: str, rows: int, horizon: int | None) -> int:
 
 @functools.cache
 def _speed(env_id: str) -> tuple[float, int | None]:
-    """(seconds of a step, the environment's own limit of steps), measured once in an environment that is then closed."""
+    """(seconds of a step, the environment's own limit of steps), measured in an environment that is then closed."""
     with EnvPool(env_id) as probe:
         probe.reset([0])
         still = np.zeros((1, *([] if probe.discrete else [probe.action_dim])), np.float32)
