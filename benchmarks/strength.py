@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -79,6 +80,13 @@ def run_all(jobs: list[Job], arguments: argparse.Namespace, flags: dict[str, lis
     running: dict[subprocess.Popen[str], tuple[Job, float]] = {}
     failed = 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def stop(number: int, _: object) -> None:  # Ctrl-C reaches the runs by itself
+        for process in running:
+            process.send_signal(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         while waiting or running:
             while waiting and len(running) < arguments.jobs:
@@ -165,7 +173,11 @@ def main() -> int:
         for data in arguments.data
         for method in arguments.methods
     ]
-    failed = 0 if arguments.table else run_all(jobs, arguments, flags)
+    try:
+        failed = 0 if arguments.table else run_all(jobs, arguments, flags)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
     print(table(jobs, arguments.steps))
     return 1 if failed else 0
 
