@@ -28,8 +28,8 @@ def usable_cores() -> int:
 class Worker:
     """A process of one thread in which `serve(*arguments)` is entered; its value maps what is sent to the answer.
 
-    All of it is pickled on the way. Ctrl-C does not reach the process: its parent decides. What is wrong in it is told
-    by `receive`, after which the process has ended.
+    All of it is pickled on the way. Ctrl-C and SIGTERM do not end the process: its parent decides. What is wrong in it
+    is told by `receive`, after which the process has ended.
     """
 
     def __init__(self, serve: Callable[..., AbstractContextManager[Callable[[Any], Any]]], *arguments: Any) -> None:
@@ -64,13 +64,16 @@ class Worker:
         """End the process, or with `wait` let it end by itself."""
         self.pipe.close()
         if not wait:
-            self._process.terminate()
+            self._process.kill()
         self._process.join()
 
 
 def _work(pipe: Connection, serve: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """A worker's life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker's life. Ctrl-C reaches every process of a terminal, a cluster's SIGTERM every process of a job; here the
+    parent alone decides: it has a state to save, and may need the answer that is under way for it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
         try:
             with serve(*arguments) as answer:

@@ -91,6 +91,9 @@ def test_what_goes_wrong_in_a_process() -> None:
     with SpreadPool("LamoSlips-v0", 2) as pool:
         pool.reset([0, 1])
         victim = pool._crew[1]._process
+        for number in (signal.SIGTERM, signal.SIGINT):  # what a whole job is sent; the parent alone decides
+            os.kill(victim.pid, number)
+        assert len(pool.step(np.arange(2), np.zeros(2, np.int64))[0]) == 2
         os.kill(victim.pid, signal.SIGKILL)
         victim.join()
         with pytest.raises(LamoError, match=r"a worker process died \(signal 9\).*fewer --workers"):

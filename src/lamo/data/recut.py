@@ -15,7 +15,7 @@ import numpy as np
 from lamo.data.convert import FORMATS, NAMED, Format, Progress, check_target, opened, write
 from lamo.data.episodes import Episodes
 from lamo.data.join import join
-from lamo.data.sources.folders import new_folder
+from lamo.data.sources.beside import new_folder
 from lamo.data.sources.options import ReadOptions, WriteOptions
 from lamo.data.split import hold_out
 from lamo.data.stream import of_episodes, stream

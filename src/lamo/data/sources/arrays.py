@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from lamo.data.episodes import BLOCK, Episodes
+from lamo.data.sources.beside import new_file
 from lamo.data.sources.flat import USED, check_bomb, check_fits, flat_blocks
 from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError, warn
@@ -100,37 +100,28 @@ def write_npz(episodes: Episodes, path: str | Path) -> Path:
     flags = {"terminals": episodes.terminated, "timeouts": episodes.truncated.copy()}
     flags["timeouts"][:-1] |= episodes.unfinished[:-1]
     names = ["observations", "actions", "rewards"]
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
-            for name in names:
-                array = getattr(episodes, name)
-                with _member(archive, name, array.dtype, array.shape) as stream:
-                    for row in range(0, len(array), BLOCK):
-                        stream.write(np.ascontiguousarray(array[row : row + BLOCK]).data)
-            for name, flag in flags.items():
-                with _member(archive, name, np.dtype(bool), (episodes.steps,)) as stream:
-                    for row in range(0, episodes.steps, BLOCK):
-                        part = np.zeros(min(BLOCK, episodes.steps - row), bool)
-                        here = slice(*ends.searchsorted([row, row + BLOCK]))
-                        part[ends[here] - row] = flag[here]
-                        stream.write(part.data)
-            if counts := episodes.choices:
-                name, value = ("action_choices", counts[0]) if episodes.discrete else ("action_nvec", counts)
-                array = np.asarray(value, np.int64)
-                with _member(archive, name, array.dtype, array.shape) as stream:
-                    stream.write(array.tobytes())
-            if isinstance(env := episodes.metadata.get("env"), str):
-                text = np.array(env)
-                with _member(archive, "env_id", text.dtype, ()) as stream:
-                    stream.write(text.tobytes())
-        os.replace(beside, path)
-    except OSError as error:
-        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # renamed by now, unless something failed
-            beside.unlink()
+    with new_file(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+        for name in names:
+            array = getattr(episodes, name)
+            with _member(archive, name, array.dtype, array.shape) as stream:
+                for row in range(0, len(array), BLOCK):
+                    stream.write(np.ascontiguousarray(array[row : row + BLOCK]).data)
+        for name, flag in flags.items():
+            with _member(archive, name, np.dtype(bool), (episodes.steps,)) as stream:
+                for row in range(0, episodes.steps, BLOCK):
+                    part = np.zeros(min(BLOCK, episodes.steps - row), bool)
+                    here = slice(*ends.searchsorted([row, row + BLOCK]))
+                    part[ends[here] - row] = flag[here]
+                    stream.write(part.data)
+        if counts := episodes.choices:
+            name, value = ("action_choices", counts[0]) if episodes.discrete else ("action_nvec", counts)
+            array = np.asarray(value, np.int64)
+            with _member(archive, name, array.dtype, array.shape) as stream:
+                stream.write(array.tobytes())
+        if isinstance(env := episodes.metadata.get("env"), str):
+            text = np.array(env)
+            with _member(archive, "env_id", text.dtype, ()) as stream:
+                stream.write(text.tobytes())
     return path
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import h5py
 import numpy as np
 
 from lamo.data.episodes import Episodes
+from lamo.data.sources.beside import new_file
 from lamo.data.sources.flat import LOG_PROBS, USED, Piece, check_fits, flat_blocks, state_width
 from lamo.data.sources.hdf5 import ATTRIBUTE_BYTES, H5Column, attributes, member, open_hdf5, scalar
 from lamo.data.sources.notes import HISTORY, history_in, history_text
@@ -150,28 +149,19 @@ def write_d4rl_parts(
     at a time. All parts have the columns of the first, whose metadata are used.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(beside, "w") as file:
-            episode = step = 0
-            rooms: dict[str, h5py.Dataset] = {}
-            for part in parts:
-                columns = _columns(part, last=episode + len(part) == count)
-                if not rooms:
-                    rooms = _begin(file, part, columns, count, steps, attributes)
-                for key, value in columns.items():
-                    start = episode if key.startswith("metadata/") else step
-                    rooms[key][start : start + len(value)] = value
-                episode, step = episode + len(part), step + part.steps
-            if (episode, step) != (count, steps):
-                raise ValueError(f"{episode} episodes of {step} steps, where {count} of {steps} were announced")
-        os.replace(beside, path)
-    except OSError as error:
-        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # renamed by now, unless something failed
-            beside.unlink()
+    with new_file(path) as beside, h5py.File(beside, "w") as file:
+        episode = step = 0
+        rooms: dict[str, h5py.Dataset] = {}
+        for part in parts:
+            columns = _columns(part, last=episode + len(part) == count)
+            if not rooms:
+                rooms = _begin(file, part, columns, count, steps, attributes)
+            for key, value in columns.items():
+                start = episode if key.startswith("metadata/") else step
+                rooms[key][start : start + len(value)] = value
+            episode, step = episode + len(part), step + part.steps
+        if (episode, step) != (count, steps):
+            raise ValueError(f"{episode} episodes of {step} steps, where {count} of {steps} were announced")
     return path
 
 

@@ -1,14 +1,10 @@
-"""Datasets that are folders: what they may point to, the JSON that describes them, and how they are written."""
+"""Datasets that are folders: what they may point to, and the JSON that describes them."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +56,6 @@ def _text(path: Path, name: str, source: str) -> str:
     if path.stat().st_size > JSON_BYTES:
         raise LamoError(f"{source}: {name} has {path.stat().st_size} bytes, more than any description needs")
     return path.read_text(encoding="utf-8")
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that is renamed into it at the end, unless something failed: then nothing is left.
-
-    Raises `LamoError` where it cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.parts")
-    try:
-        beside.mkdir(parents=True)
-        yield beside
-        os.rename(beside, path)
-    except OSError as error:
-        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def natural(name: str) -> list[Any]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from lamo.data.episodes import Episodes
 from lamo.data.sources.arrow import import_pyarrow
-from lamo.data.sources.folders import new_folder
+from lamo.data.sources.beside import new_folder
 from lamo.data.sources.lerobot import OWN
 from lamo.data.sources.minari_writer import BLOCK_BYTES
 from lamo.data.sources.notes import notes_text

@@ -23,7 +23,8 @@ import h5py
 import numpy as np
 
 from lamo.data.episodes import Episodes
-from lamo.data.sources.folders import JSON_BYTES, new_folder
+from lamo.data.sources.beside import new_folder
+from lamo.data.sources.folders import JSON_BYTES
 from lamo.data.sources.hub import is_minari_id, local_store
 from lamo.data.sources.minari import ID, KEPT, MAIN_FILE, REPEATED
 from lamo.data.sources.notes import HISTORY, history_text

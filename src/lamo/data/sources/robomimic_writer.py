@@ -12,9 +12,7 @@ Source: robomimic's documentation, "Dataset Structure"; `scripts/conversion/conv
 from __future__ import annotations
 
 import json
-import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import h5py
 import numpy as np
 
 from lamo.data.episodes import Episodes
+from lamo.data.sources.beside import new_file
 from lamo.data.sources.minari import ID
 from lamo.data.sources.minari_writer import BLOCK_BYTES, known_ends
 from lamo.data.sources.notes import notes_text
@@ -45,31 +44,22 @@ def write_robomimic(episodes: Episodes, path: str | Path) -> Path:
     _tell_lost(episodes, path)
     parts = _parts(episodes)
     rising = bool((np.diff(episodes.ids) > 0).all()) and int(episodes.ids[0]) >= 0 and int(episodes.ids[-1]) < 10**18
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(beside, "w") as file:
-            data = file.create_group("data")
-            data.attrs["total"] = episodes.steps
-            if (env := _env_args(episodes)) is not None:
-                data.attrs["env_args"] = json.dumps(env)
-            number = 0
-            for block in episodes.blocks(BLOCK_BYTES):
-                known = known_ends(block)
-                for e in range(len(block)):
-                    demo = data.create_group(f"demo_{block.ids[e] if rising else number}")
-                    demo.attrs["num_samples"] = int(block.lengths[e])
-                    if not rising:
-                        demo.attrs[ID] = int(block.ids[e])
-                    _write_demo(demo, block, e, bool(known[e]), parts)
-                    number += 1
-            file.create_dataset(NOTES, data=notes_text(episodes, parts=True), track_times=False)
-        os.replace(beside, path)
-    except OSError as error:
-        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # renamed by now, unless something failed
-            beside.unlink()
+    with new_file(path) as beside, h5py.File(beside, "w") as file:
+        data = file.create_group("data")
+        data.attrs["total"] = episodes.steps
+        if (env := _env_args(episodes)) is not None:
+            data.attrs["env_args"] = json.dumps(env)
+        number = 0
+        for block in episodes.blocks(BLOCK_BYTES):
+            known = known_ends(block)
+            for e in range(len(block)):
+                demo = data.create_group(f"demo_{block.ids[e] if rising else number}")
+                demo.attrs["num_samples"] = int(block.lengths[e])
+                if not rising:
+                    demo.attrs[ID] = int(block.ids[e])
+                _write_demo(demo, block, e, bool(known[e]), parts)
+                number += 1
+        file.create_dataset(NOTES, data=notes_text(episodes, parts=True), track_times=False)
     return path
 
 

@@ -6,9 +6,7 @@ run,t,x,y,vx,ux,r        --columns obs=x,y,vx action=ux reward=r episode=run tim
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 
 from lamo.data.episodes import BLOCK, Episodes
 from lamo.data.sources.arrow import import_pyarrow, open_parquet, reading
+from lamo.data.sources.beside import new_file
 from lamo.data.sources.cells import Table, gather_rows
 from lamo.data.sources.columns import FILE, Columns, map_columns
 from lamo.data.sources.flat import check_fits
@@ -203,9 +202,7 @@ def write_table(episodes: Episodes, path: str | Path) -> Path:
     if episodes.final_observations is not None:
         warn(f"{path.name}: a table has no place for what was seen after the last action of an episode; it is left out")
     schema = _table_of(pa, episodes.select([0])).schema.with_metadata({_NOTES: notes_text(episodes)})
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as beside:
         if kind == "parquet":
             opened = parquet.ParquetWriter(beside, schema)
         else:
@@ -216,12 +213,6 @@ def write_table(episodes: Episodes, path: str | Path) -> Path:
         with opened as writer:
             for block in episodes.blocks(_WRITTEN):
                 writer.write_table(_table_of(pa, block).replace_schema_metadata(schema.metadata))
-        os.replace(beside, path)
-    except OSError as error:
-        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # renamed by now, unless something failed
-            beside.unlink()
     return path
 
 
