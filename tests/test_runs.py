@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -117,19 +115,7 @@ def test_a_torn_checkpoint_falls_back_with_a_word(
     assert run.load_checkpoint()[0] == 20  # type: ignore[index]
 
 
-@contextlib.contextmanager
-def full_disk(room: int) -> Iterator[None]:
-    """No file may grow beyond `room` bytes: the system answers as it does when a disk is full."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_is_one_line_and_loses_nothing(run: Run) -> None:
+def test_a_full_disk_is_one_line_and_loses_nothing(run: Run, full_disk) -> None:
     save(run, 10)
     told = "cannot be written.*--resume"
     with full_disk(64):

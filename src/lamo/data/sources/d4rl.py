@@ -14,7 +14,7 @@ import numpy as np
 from lamo.data.episodes import Episodes
 from lamo.data.sources.beside import new_file
 from lamo.data.sources.flat import LOG_PROBS, USED, Piece, check_fits, flat_blocks, state_width
-from lamo.data.sources.hdf5 import ATTRIBUTE_BYTES, H5Column, attributes, member, open_hdf5, scalar
+from lamo.data.sources.hdf5 import ATTRIBUTE_BYTES, H5Column, attributes, member, new_hdf5, open_hdf5, scalar
 from lamo.data.sources.notes import HISTORY, history_in, history_text
 from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
@@ -149,7 +149,7 @@ def write_d4rl_parts(
     at a time. All parts have the columns of the first, whose metadata are used.
     """
     path = Path(path)
-    with new_file(path) as beside, h5py.File(beside, "w") as file:
+    with new_file(path) as beside, new_hdf5(beside) as file:
         episode = step = 0
         rooms: dict[str, h5py.Dataset] = {}
         for part in parts:

@@ -1,10 +1,12 @@
-"""HDF5 files opened with care: nothing outside the file is followed, and every size is known before it is read."""
+"""HDF5 files opened with care: nothing outside the file is followed, and every size is known before it is read; and
+written with care: a full disk is an error."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,48 @@ def open_hdf5(path: Path, source: str) -> Iterator[h5py.File]:
             yield file
     except _DAMAGE as error:
         raise LamoError(f"{source}: not a whole HDF5 file ({error}); copy or download it again") from error
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A new file to write to, closed at the end. Raises `OSError` where the disk refuses.
+
+    HDF5's library ends the process when it closes a file of which a write has failed (h5py's issue 1775), so it is
+    never told: see `_Sink`.
+    """
+    with open(path, "w+b", buffering=0) as raw:
+        sink = _Sink(raw)
+        try:
+            with h5py.File(sink, "w") as file:
+                yield file
+        finally:
+            if sink.error is not None:
+                raise sink.error from None
+
+
+class _Sink:
+    """The file that h5py writes to. The first failure is kept in `error`; what comes after it goes nowhere."""
+
+    def __init__(self, raw: FileIO) -> None:
+        self.raw = raw
+        self.error: OSError | None = None
+        self.seek, self.tell, self.flush = raw.seek, raw.tell, raw.flush
+
+    def read(self, size: int) -> bytes:
+        return self.raw.read(size).ljust(size, b"\0")  # nothing is where nothing was written
+
+    def write(self, what: memoryview) -> None:
+        while len(what) and self.error is None:
+            try:
+                what = what[self.raw.write(what) :]
+            except OSError as error:
+                self.error = error
+
+    def truncate(self, size: int) -> None:
+        try:
+            self.raw.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
 
 
 class H5Column:

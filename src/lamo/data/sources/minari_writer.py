@@ -25,6 +25,7 @@ import numpy as np
 from lamo.data.episodes import Episodes
 from lamo.data.sources.beside import new_folder
 from lamo.data.sources.folders import JSON_BYTES
+from lamo.data.sources.hdf5 import new_hdf5
 from lamo.data.sources.hub import is_minari_id, local_store
 from lamo.data.sources.minari import ID, KEPT, MAIN_FILE, REPEATED
 from lamo.data.sources.notes import HISTORY, history_text
@@ -66,7 +67,7 @@ def write_minari(episodes: Episodes, path: str | Path) -> Path:
     with new_folder(path) as place:
         (place / "data").mkdir()
         main = place / "data" / MAIN_FILE
-        with h5py.File(main, "w") as file:
+        with new_hdf5(main) as file:
             if kept or repeated:
                 file.attrs[KEPT] = [name for name, there in ((ID, kept), (REPEATED, repeated)) if there]
             number = 0

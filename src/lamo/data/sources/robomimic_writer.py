@@ -21,6 +21,7 @@ import numpy as np
 
 from lamo.data.episodes import Episodes
 from lamo.data.sources.beside import new_file
+from lamo.data.sources.hdf5 import new_hdf5
 from lamo.data.sources.minari import ID
 from lamo.data.sources.minari_writer import BLOCK_BYTES, known_ends
 from lamo.data.sources.notes import notes_text
@@ -44,7 +45,7 @@ def write_robomimic(episodes: Episodes, path: str | Path) -> Path:
     _tell_lost(episodes, path)
     parts = _parts(episodes)
     rising = bool((np.diff(episodes.ids) > 0).all()) and int(episodes.ids[0]) >= 0 and int(episodes.ids[-1]) < 10**18
-    with new_file(path) as beside, h5py.File(beside, "w") as file:
+    with new_file(path) as beside, new_hdf5(beside) as file:
         data = file.create_group("data")
         data.attrs["total"] = episodes.steps
         if (env := _env_args(episodes)) is not None:
