@@ -65,7 +65,7 @@ def test_the_wheel_works_alone(installed: Path, tmp_path: Path) -> None:
     code = (
         "import lamo\n"
         "from importlib import metadata\n"
-        "from lamo.models.backbone import load_language_model\n"
+        "from lamo.models.pretrained import load_language_model\n"
         "print(lamo.__file__, metadata.version('lamo'), len(lamo.load_episodes('reacher2d-medium')) >= 1000)\n"
         "load_language_model('tiny')\n"
     )

@@ -12,8 +12,8 @@ import torch
 
 from lamo.data import text as text_data
 from lamo.errors import LamoError
-from lamo.models.backbone import load_language_model
 from lamo.models.cross_entropy import linear_cross_entropy
+from lamo.models.pretrained import load_language_model
 from lamo.prepare import resolve_device
 
 

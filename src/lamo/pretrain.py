@@ -353,7 +353,7 @@ def write_folder(out: Path, model: Any, tokenizer: Any, settings: PretrainSettin
     """Write model, tokenizer and `pretraining.json` (settings and result) as a Hugging Face folder, at once."""
     from transformers import PreTrainedTokenizerFast
 
-    from lamo.models.backbone import quiet_transformers
+    from lamo.models.pretrained import quiet_transformers
 
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)

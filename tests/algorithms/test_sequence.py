@@ -12,7 +12,7 @@ import torch
 from test_contract import HORIZON, episodes, learner, spec, train
 
 from lamo.algorithms import get_algorithm, preset_settings
-from lamo.algorithms.sequence import action_loss
+from lamo.algorithms.sequence_losses import action_loss
 from lamo.algorithms.settings import SequenceSettings
 from lamo.errors import LamoError
 

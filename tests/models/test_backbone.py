@@ -12,7 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from lamo.algorithms.settings import SequenceSettings
 from lamo.errors import LamoError
 from lamo.models.attention import attention_bias
-from lamo.models.backbone import Backbone, load_language_model
+from lamo.models.backbone import Backbone
+from lamo.models.pretrained import load_language_model
 
 
 def gpt2(**changes: int) -> GPT2LMHeadModel:

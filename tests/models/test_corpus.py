@@ -10,7 +10,7 @@ import pytest
 
 from lamo.errors import LamoError
 from lamo.models import text as module
-from lamo.models.backbone import load_language_model
+from lamo.models.pretrained import load_language_model
 from lamo.models.text import corpus_tokens, sample_self
 
 TEXT = "the arm reaches the target and the target moves away from the arm. " * 40

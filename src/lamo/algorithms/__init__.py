@@ -136,12 +136,13 @@ def preset_algorithm(name: str) -> Algorithm:
     return algorithm_row(_lookup(PRESETS, name, "preset")[0])
 
 
-def preset_settings(name: str, **overrides: Any) -> tuple[str, Any]:
-    """(algorithm name, settings) of a preset, with `overrides` (a task's published settings, say) on top of it.
+def preset_settings(name: str, **defaults: Any) -> tuple[str, Any]:
+    """(algorithm name, settings) of a preset, with `defaults` (a task's published settings, say) for what it leaves
+    open.
 
-    Overrides that the algorithm does not have are left out: a task row speaks to several algorithms at once.
+    Those that the algorithm does not have are left out: a task row speaks to several algorithms at once.
     """
     algorithm, values, _ = _lookup(PRESETS, name, "preset")
     cls = settings_type(algorithm)
-    known = {k: v for k, v in overrides.items() if k in cls.__dataclass_fields__}
+    known = {k: v for k, v in defaults.items() if k in cls.__dataclass_fields__}
     return algorithm, cls(**{**known, **values})

@@ -151,7 +151,7 @@ class Baseline:
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What acting needs: the actor's weights; settings, spec, statistics and bounds as JSON."""
-        return {name: value.clone() for name, value in self.model.actor.state_dict().items()}, {
+        return self.model.actor.state_dict(), {
             "algorithm": self.name,
             "settings": asdict(self.settings),
             "spec": asdict(self.spec),

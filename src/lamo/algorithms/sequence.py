@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lamo.algorithms.sequence_losses import SequenceBatch, behaviour_losses, language_losses, parts
 from lamo.algorithms.sequence_policy import SequencePolicy
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
@@ -20,42 +20,16 @@ from lamo.data.episodes import Episodes, Statistics
 from lamo.data.text import random_blocks
 from lamo.data.windows import WindowBatch, Windows
 from lamo.errors import LamoError
-from lamo.models.alignment import alignment, alignment_weight, word_centres
-from lamo.models.backbone import load_language_model, weights_digest
-from lamo.models.choices import accuracy, choice_loss
+from lamo.models.alignment import word_centres
 from lamo.models.cpu import keep_freed_memory
 from lamo.models.dropout import Masks
 from lamo.models.made import deployed_model, scratch_model
-from lamo.models.sequence import STATES, DecisionModel, token_mask
+from lamo.models.pretrained import forget_words, load_language_model, weights_digest
+from lamo.models.sequence import DecisionModel
 from lamo.models.text import corpus_tokens
 
 MAY_DIFFER = ("learning_rate", "lm_learning_rate", "weight_decay", "warmup_steps", "clip", "lm_seed")
 PERPLEXITY_BLOCKS = 16  # held-out blocks read for the perplexity before and after
-
-
-class SequenceBatch(NamedTuple):
-    """One gradient step's data: windows of behaviour, and text (b, T + 1) int64 or None."""
-
-    windows: WindowBatch
-    text: np.ndarray | None
-    wanted: tuple[np.ndarray, np.ndarray] | None = None
-    """With chunks of n actions: (B, K, n, …) those from each step on, and which are of real steps (B, K, n) bool."""
-
-
-def action_loss(
-    predicted: Tensor, actions: Tensor, mask: Tensor, choices: Sequence[int] = ()
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss over real actions: mean squared error of (…, A), or cross-entropy of logits (…, Σ n_i) against (…) or (…, A)
-    int64 of so many `choices` per component. mask (…) bool.
-
-    The squared error is averaged over real actions and their numbers. Returns (scalar, info).
-    """
-    predicted, actions = predicted[mask], actions[mask]  # (real actions, …)
-    if actions.is_floating_point():
-        loss = F.mse_loss(predicted, actions)
-        return loss, {"action_loss": loss.detach()}
-    loss = choice_loss(predicted, actions, choices)
-    return loss, {"action_loss": loss.detach(), "action_accuracy": accuracy(predicted, actions, choices)}
 
 
 class SequenceLearner:
@@ -101,7 +75,14 @@ class SequenceLearner:
         if settings.cosine_weight > 0 and self.lm_digest is not None:
             self.centres = word_centres(lm, self.lm_digest, settings.cosine_centres).to(self.device)
         self.lm_parameters = sum(p.numel() for p in lm.parameters())
+        if self.text is None and self.centres is None and settings.adapt != "full":
+            forget_words(lm)
         self.model = DecisionModel(lm, settings, spec, self.device).to(self.device)
+        # rows of windows, and of text, that pass through the model at a time
+        self.micro_batch, self.micro_text = (
+            settings.micro_batch or self.model.backbone.rows_at_a_time(tokens)
+            for tokens in (3 * settings.context, settings.text_block)
+        )
         self.optimizer = self._optimizer()
         self.steps = 0
 
@@ -162,53 +143,27 @@ class SequenceLearner:
         """A step of each of S learners, whose shared frozen Transformer runs once over all their batches.
 
         Learners must have passed `pack` (one alone need not). Gradients do not mix: each run's rows reach its own
-        parameters only.
+        parameters only. A large batch passes in parts (`--micro-batch`), and text after it: what one of them keeps for
+        its gradients is gone before the next begins.
         """
-        first, device = learners[0], learners[0].device
-        backbone, others = first.model.backbone, [learner.model.backbone for learner in learners[1:]]
-        masks = Masks([learner.seed for learner in learners], first.steps, device)
-        tokens, wanted, real = [], [], []
-        for learner, batch in zip(learners, batches, strict=True):
+        first = learners[0]
+        masks = Masks([learner.seed for learner in learners], first.steps, first.device)
+        for learner in learners:
             learner.model.train()
             learner.optimizer.zero_grad(set_to_none=True)
-            *window, mask = (torch.from_numpy(array).to(device) for array in batch.windows)
-            tokens.append(learner.model.tokens(*window))
-            wanted.append((window[2], mask) if batch.wanted is None else learner._chunks(batch.wanted))
-            real.append(mask)
-        whole = all(bool(batch.windows.mask.all()) for batch in batches)
-        tokens_real = None if whole else token_mask(torch.cat(real))
-        hidden = backbone(torch.cat(tokens)[:, :-1], tokens_real, STATES, masks=masks, others=others)
-        results = [
-            action_loss(learner.model.head(part).reshape(*mask.shape, -1), actions, mask, learner.spec.choices)
-            for learner, part, (actions, mask) in zip(learners, hidden.chunk(len(learners)), wanted, strict=True)
-        ]
-        texts = [torch.from_numpy(batch.text).to(device) for batch in batches if batch.text is not None]
-        if texts:
-            language = backbone.text_losses(torch.cat(texts), masks=masks, others=others)
-            for i, (learner, value) in enumerate(zip(learners, language, strict=True)):
-                loss, info = results[i]
-                info["language_loss"] = value.detach()
-                results[i] = loss + learner.settings.language_weight * value, info
-        for i, (learner, own) in enumerate(zip(learners, tokens, strict=True)):
-            results[i] = learner._aligned(*results[i], own[:, :-1], token_mask(real[i]))
-        torch.stack([loss for loss, _ in results]).sum().backward()
-        return [learner._take_step(*result) for learner, result in zip(learners, results, strict=True)]
+        totals: list[dict[str, Tensor]] = [{} for _ in learners]
+        passes = [(behaviour_losses, rows) for rows in parts(len(batches[0].windows.mask), first.micro_batch)]
+        if batches[0].text is not None:
+            passes += [(language_losses, rows) for rows in parts(len(batches[0].text), first.micro_text)]
+        for losses, rows in passes:
+            results = losses(learners, batches, rows, masks)
+            torch.stack([loss for loss, _ in results]).sum().backward()
+            for total, (loss, info) in zip(totals, results, strict=True):
+                for key, value in {"loss": loss.detach(), **info}.items():
+                    total[key] = total[key] + value if key in total else value
+        return [learner._take_step(total) for learner, total in zip(learners, totals, strict=True)]
 
-    def _chunks(self, wanted: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
-        actions, real = (torch.from_numpy(array).to(self.device) for array in wanted)
-        return actions, real
-
-    def _aligned(
-        self, loss: Tensor, info: dict[str, Tensor], tokens: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics with the alignment term, while its weight is not zero."""
-        weight = self.settings.cosine_weight * alignment_weight(self.steps, self.settings.cosine_steps)
-        if self.centres is None or weight == 0:
-            return loss, info
-        cosine = alignment(tokens, self.centres, mask)
-        return loss - weight * cosine, {**info, "cosine": cosine.detach()}
-
-    def _take_step(self, loss: Tensor, info: dict[str, Tensor]) -> dict[str, float]:
+    def _take_step(self, values: dict[str, Tensor]) -> dict[str, float]:
         """Clip the gradients that are there, move the parameters."""
         settings = self.settings
         trained = [p for g in self.optimizer.param_groups for p in g["params"]]
@@ -218,7 +173,7 @@ class SequenceLearner:
             group["lr"] = group["peak"] * factor
         self.optimizer.step()
         self.steps += 1
-        values = {"loss": loss.detach(), **info, "gradient_norm": norm}
+        values = {**values, "gradient_norm": norm}
         return {k: float(v) for k, v in values.items()} | {"learning_rate": settings.learning_rate * factor}
 
     @staticmethod
@@ -340,7 +295,7 @@ class SequenceLearner:
         """What acting needs: every weight of the control path (no vocabulary), and settings, spec, statistics, the box
         that actions are scaled from, LM shape as JSON."""
         skip = text_only_names(self.model)
-        tensors = {k: v.clone() for k, v in self.model.state_dict().items() if k not in skip}
+        tensors = {k: v for k, v in self.model.state_dict().items() if k not in skip}
         return tensors, {
             "algorithm": self.name,
             "settings": asdict(self.settings),

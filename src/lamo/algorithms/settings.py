@@ -63,6 +63,9 @@ class SequenceSettings:
     gradient_checkpointing: bool = False
     """Keep one residual per block and compute the rest again in the backward pass: less memory, more time, the same
     numbers."""
+    micro_batch: int | None = None
+    """Windows of a batch, or blocks of text, that pass through the model at a time; their gradients add up to the same
+    step in less memory. None: on a CPU as many as keep about 384 MiB for their gradients, on a GPU all."""
     positions: Literal["off", "on"] = "off"
     """GPT-2's own position embeddings on the control path; the timestep embedding does that work. Text always has
     them."""
@@ -124,6 +127,8 @@ class SequenceSettings:
         for name in (*whole, "cosine_steps", "cosine_centres"):
             if getattr(self, name) < 1:
                 raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise LamoError(f"--micro-batch {self.micro_batch} must be at least 1")
         if self.span is not None and not 1 <= self.span <= self.context:
             raise LamoError(f"--span {self.span} must lie between 1 and --context {self.context}")
         if self.span is not None and self.positions == "on":

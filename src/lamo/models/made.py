@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lamo.algorithms.settings import SequenceSettings
-from lamo.models.backbone import quiet_transformers
+from lamo.models.pretrained import quiet_transformers
 
 
 def scratch_model(settings: SequenceSettings, seed: int) -> Any:

@@ -13,7 +13,7 @@ import torch
 
 from lamo.data import text as text_data
 from lamo.errors import LamoError
-from lamo.models.backbone import weights_digest
+from lamo.models.pretrained import weights_digest
 
 SELF_TOKENS = 1 << 16  # how much an LM writes for itself: 65 536 tokens are 128 steps of 2 x 256 before a block repeats
 HELD_OUT = 0.1  # share of the text, at its end, for the perplexity before and after
