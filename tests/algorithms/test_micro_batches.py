@@ -85,4 +85,5 @@ def test_the_rule_knows_what_a_part_keeps(checkpointing: bool, small_lm: Path, m
         losses = behaviour_losses([agent], [batch], first, Masks([0], 0, agent.device))
     per_row = sum(kept.values()) / first.stop
     assert len(losses) == 1
-    assert 0.3 * limit < agent.micro_batch * per_row < 1.5 * limit
+    share = agent.micro_batch * per_row / limit
+    assert share < 0.9 if checkpointing else 0.6 < share < 1.2

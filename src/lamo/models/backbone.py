@@ -195,15 +195,15 @@ class Backbone(nn.Module):
         return [linear_cross_entropy(rows, weight, targets) for rows, targets in shares]
 
     def rows_at_a_time(self, tokens: int) -> int:
-        """Sequences of so many tokens whose forward pass keeps at most `KEPT_BYTES` for its backward pass; all on a
-        GPU. By what `models.fast` keeps; transformers' own modules keep about twice that."""
+        """Sequences of so many tokens whose forward pass keeps at most `KEPT_BYTES` for its backward pass, or less with
+        gradient checkpointing; all on a GPU. By what `models.fast` keeps: transformers' own modules keep twice that.
+        """
         if self.lm.device.type != "cpu":
             return sys.maxsize
         config = self.lm.config
         scores = config.num_attention_heads * tokens if tokens < FUSED_ATTENTION_FROM else 0
-        blocks = 1 if self.checkpointing else config.num_hidden_layers
-        elements = blocks * (11 * self.width + scores) + config.num_hidden_layers * self.width * self.checkpointing
-        return max(1, KEPT_BYTES // (tokens * elements * self.base_dtype.itemsize))
+        elements = tokens * config.num_hidden_layers * (11 * self.width + scores)
+        return max(1, KEPT_BYTES // (elements * self.base_dtype.itemsize))
 
     def _masks(self, masks: Masks | None, device: torch.device) -> Masks | None:
         """Those given, or fresh ones from torch's generator while training; none otherwise."""
