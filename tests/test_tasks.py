@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError
 from lamo.tasks import FAMILIES, TASKS, base_name, env_family, get_task, task_for_env
-
-
-def data(returns: list[float], lengths: list[int]) -> SimpleNamespace:
-    return SimpleNamespace(returns=np.array(returns), lengths=np.array(lengths))
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -89,7 +83,7 @@ def test_base_name() -> None:
 
 
 def test_task_of_an_environment_with_a_row() -> None:
-    task = task_for_env("Hopper-v4", data([100.0], [700]))
+    task = task_for_env("Hopper-v4", np.array([100.0]), 700)
     row = TASKS["hopper-medium"]
     assert task.env == "Hopper-v4" and task.dataset is None
     assert (task.horizon, task.targets, task.score_range) == (1000, row.targets, row.score_range)
@@ -105,14 +99,9 @@ def test_task_of_an_environment_with_a_row() -> None:
     ],
 )
 def test_task_of_data_alone(returns: list[float], targets: tuple[float, ...], scale: float) -> None:
-    task = task_for_env("Reacher-v4", data(returns, [50] * len(returns)), 50)
+    task = task_for_env("Reacher-v4", np.array(returns), 50)
     assert task.targets == pytest.approx(targets) and task.return_scale == pytest.approx(scale)
     assert task.horizon == 50 and task.score(1.0) is None and task.settings == {}
-
-
-def test_horizon_is_never_shorter_than_the_data() -> None:
-    assert task_for_env("Reacher-v4", data([1.0], [80]), 50).horizon == 80
-    assert task_for_env("Unlimited-v0", data([1.0], [80])).horizon == 80
 
 
 def test_families() -> None:

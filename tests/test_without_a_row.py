@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
 from lamo.collecting.collect import collect
 from lamo.config import Experiment
 from lamo.errors import LamoError
+from lamo.evaluate_run import evaluate
 from lamo.prepare import prepare
 from lamo.runs import Run
-from lamo.train import train
+from lamo.train import resume, train
 
 
 @pytest.mark.parametrize(
@@ -54,3 +57,62 @@ def test_a_goal_environment_end_to_end(tmp_path: Path) -> None:
     assert "0.9 quantile" in run.provenance["task"]["description"]
     with pytest.raises(LamoError, match="8 numbers, but those of PointMaze_OpenDense-v3 have 4"):
         prepare(Experiment.of("dt", dataset=str(path), obs_keys=("observation",)))
+
+
+def test_seeds_and_shares_are_asked_for_the_same_returns(tmp_path: Path) -> None:
+    """The whole dataset says which, but for what is held out of it."""
+    steps = np.full(40, 5)
+    offsets = np.concatenate([[0], np.cumsum(steps)])
+    rewards = np.repeat(np.random.default_rng(0).lognormal(3, 2, 40), 5)
+    fields = {"observations": np.zeros((200, 2)), "actions": np.zeros((200, 1)), "rewards": rewards}
+    ends = np.zeros(200, bool)
+    ends[offsets[1:] - 1] = True
+    path = tmp_path / "data.npz"
+
+    def write() -> None:
+        np.savez(path, **fields, terminals=ends, timeouts=np.zeros(200, bool))
+
+    def prepared(**changes: Any) -> Any:
+        return prepare(Experiment.of("dt", dataset=str(path), eval_episodes=0, **changes))
+
+    write()
+    whole = prepared()
+    for seed in range(3):
+        few = prepared(ratio=0.1, seed=seed)
+        assert (few.spec.targets, few.spec.return_scale) == (whole.spec.targets, whole.spec.return_scale)
+    held = prepared(holdout=0.1)
+    assert held.held_out is not None
+    unseen = held.held_out.ids
+    assert len(unseen) == 4
+    for number in unseen:
+        rewards[offsets[number] : offsets[number + 1]] = 1e6
+    write()
+    assert prepared(holdout=0.1).spec == held.spec
+    assert prepared().spec != held.spec
+
+
+def test_a_run_goes_on_with_the_returns_it_began_with(tmp_path: Path) -> None:
+    """Also one of before, when they were those of its own share of the data."""
+    path = tmp_path / "data.hdf5"
+    collect("PointMaze_OpenDense-v3", 3, path, policy="random", horizon=30)
+    small = {"steps": 2, "eval_episodes": 0, "batch_size": 4, "device": "cpu", "layers": 1, "context": 2}
+    run = train(Experiment.of("dt", dataset=str(path), **small), tmp_path / "run", quiet=True)  # type: ignore[arg-type]
+    notes = json.loads((run.path / "provenance.json").read_text())
+    notes["spec"] |= {"targets": [7.0], "return_scale": 1000.0}
+    (run.path / "provenance.json").write_text(json.dumps(notes))
+    on = resume(run.path, steps=3, quiet=True)
+    spec = json.loads((on.path / "policy" / "policy.json").read_text())["spec"]
+    assert (spec["targets"], spec["return_scale"]) == ([7.0], 1000.0)
+
+
+def test_an_environment_without_a_limit_is_stopped_after_the_longest_episode(tmp_path: Path) -> None:
+    gymnasium.register("LimitlessPendulum-v0", "gymnasium.envs.classic_control:PendulumEnv")
+    try:
+        path = tmp_path / "data.hdf5"
+        collect("LimitlessPendulum-v0", 2, path, policy="random", horizon=7)
+        small = {"steps": 2, "eval_episodes": 1, "batch_size": 4, "device": "cpu", "layers": 1, "context": 2}
+        run = train(Experiment.of("dt", dataset=str(path), **small), tmp_path / "run", quiet=True)  # type: ignore[arg-type]
+        assert {row["length"] for row in run.read_episodes()} == {7}
+        assert {row["length"] for row in evaluate(run.path, episodes=1)["records"]} == {7}
+    finally:
+        del gymnasium.registry["LimitlessPendulum-v0"]

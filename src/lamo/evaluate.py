@@ -33,6 +33,7 @@ def rollout(
     score: Callable[[float], float | None] | None = None,
     *,
     horizon: int | None = None,
+    default_horizon: int | None = None,
     max_parallel: int | None = None,
     progress: Callable[[int, int], object] | None = None,
     pool: EnvPool | None = None,
@@ -45,7 +46,8 @@ def rollout(
     "length" (steps), "terminated"}. Episode e is reset with `evaluation_seed(seed, e)` whatever the target, so targets
     and methods are compared in pairs. All run together, up to `max_parallel` (default 512) of them; a row that has
     finished drops out and the policy is not asked about it again. `targets`: None is the policy's own default and
-    cannot stand beside numbers. `horizon` cuts episodes after so many steps (default: the environment's own limit).
+    cannot stand beside numbers. `horizon` cuts episodes after so many steps (default: the environment's own limit, or
+    `default_horizon` where it has none).
     `progress(episodes done, episodes in all)` is called after every step; what it raises ends the rollout. `pool` lets
     calls share open environments; it is left open. `obs_keys`: the keys of dict observations that the policy sees.
     `workers`: processes that hold the environments (None: as many as pay); the records do not depend on it.
@@ -60,9 +62,7 @@ def rollout(
     size = max_parallel or MAX_PARALLEL
     pool = pool or open_pool(env_id, min(size, len(jobs)), horizon, workers=workers, obs_keys=obs_keys)
     try:
-        limit = horizon or pool.max_episode_steps
-        if limit is None:
-            raise LamoError(f"{env_id} has no limit of steps of its own; give a horizon")
+        limit = _limit(env_id, pool, horizon, default_horizon)
         for first in range(0, len(jobs), size):
             chunk = jobs[first : first + size]
             seeds = [evaluation_seed(seed, e) for _, e in chunk]
@@ -85,6 +85,14 @@ def rollout(
         if owned:
             pool.close()
     return records
+
+
+def _limit(env_id: str, pool: EnvPool, horizon: int | None, default: int | None) -> int:
+    """Steps after which an episode is cut."""
+    limit = horizon or pool.max_episode_steps or default
+    if limit is None:
+        raise LamoError(f"{env_id} has no limit of steps of its own; give a horizon")
+    return limit
 
 
 def _targets(targets: Sequence[float | None]) -> np.ndarray | None:
@@ -167,6 +175,7 @@ def trace(
     *,
     episode: int = 0,
     horizon: int | None = None,
+    default_horizon: int | None = None,
     obs_keys: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Play one evaluation episode and write down what is needed to draw it -> a JSON-able dict.
@@ -184,9 +193,7 @@ def trace(
         "kind": "curves", "observations": (T + 1) rows of the first 32 numbers, "actions": T rows of them.
     """
     with EnvPool(env_id, obs_keys=obs_keys) as pool:
-        limit = horizon or pool.max_episode_steps
-        if limit is None:
-            raise LamoError(f"{env_id} has no limit of steps of its own; give a horizon")
+        limit = _limit(env_id, pool, horizon, default_horizon)
         reset_seed = evaluation_seed(seed, episode)
         policy.reset(1, _targets([target]))
         observations, rewards = pool.reset([reset_seed]), None

@@ -62,8 +62,9 @@ def evaluate(
         choice = {"auto_target": _choose(run, policy, spec)}
         wanted = tuple(dict.fromkeys([*wanted, choice["auto_target"]["target"]]))
     records = rollout(
-        policy, env, wanted, episodes, seed, task.score, progress=progress, obs_keys=spec.obs_keys, workers=workers
-    )
+        policy, env, wanted, episodes, seed, task.score,
+        default_horizon=spec.horizon, progress=progress, obs_keys=spec.obs_keys, workers=workers,
+    )  # fmt: skip
     return {"run": str(run), "env": env, "seed": seed, **choice, **summarise(records), "records": records}
 
 

@@ -123,8 +123,8 @@ class Member:
         if experiment.eval_episodes:
             final = summarise([row for row in run.read_episodes() if row["step"] == at.step])
             with self._undisturbed():
-                env, target, keys = self.setup.task.env, final["best_target"], self.setup.spec.obs_keys
-                run.save_rollout(trace(learner.policy(), env, target, experiment.seed, obs_keys=keys))
+                env, target = self.setup.task.env, final["best_target"]
+                run.save_rollout(trace(learner.policy(), env, target, experiment.seed, **self._played_with))
         chosen = self._choose_target() if experiment.auto_target else None
         run.save_summary(
             {
@@ -151,9 +151,11 @@ class Member:
             choice = choose_target(policy, setup.episodes, choices=setup.spec.choices, seed=experiment.seed)
             rows: Rows = []
             if experiment.eval_episodes:
-                task, asked, keys = setup.task, [choice["target"]], setup.spec.obs_keys
+                task, asked = setup.task, [choice["target"]]
                 count, seed = experiment.eval_episodes, experiment.seed
-                rows = rollout(policy, task.env, asked, count, seed, task.score, obs_keys=keys, workers=self.workers)
+                rows = rollout(
+                    policy, task.env, asked, count, seed, task.score, workers=self.workers, **self._played_with
+                )
         choice["evaluation"] = summarise(rows)["targets"][0] if rows else None
         self.run.save_auto_target({**choice, "records": rows})
         return choice
@@ -198,6 +200,12 @@ class Member:
         device = self.setup.device
         return torch.random.fork_rng(devices=[device] if device.startswith("cuda") else [])
 
+    @property
+    def _played_with(self) -> dict[str, Any]:
+        """What `rollout` and `trace` have to know of the data."""
+        spec = self.setup.spec
+        return {"obs_keys": spec.obs_keys, "default_horizon": spec.horizon}
+
     def _perplexity(self) -> float | None:
         """The learner's perplexity on held-out text; None where it has no such notion, or no text."""
         if not hasattr(self.learner, "perplexity"):
@@ -221,8 +229,8 @@ class Member:
                         experiment.seed,
                         setup.task.score,
                         progress=stop.check,
-                        obs_keys=setup.spec.obs_keys,
                         workers=self.workers,
+                        **self._played_with,
                     )
         except Stopped:
             return None

@@ -16,7 +16,7 @@ from lamo.data.inspect import outside_bounds
 from lamo.data.relabel import warning as relabelled
 from lamo.data.sources import load_episodes
 from lamo.data.sources.options import UnstatedActions, listed
-from lamo.data.split import hold_out
+from lamo.data.split import held_out_rows, hold_out
 from lamo.errors import LamoError, warn
 from lamo.tasks import Task, base_name, get_task, task_for_env
 
@@ -64,11 +64,12 @@ def read(experiment: Experiment) -> Episodes:
     return load_episodes(experiment.dataset, **options)
 
 
-def prepare(experiment: Experiment, loaded: Episodes | None = None) -> Setup:
+def prepare(experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None) -> Setup:
     """Read the data, check it against the environment, choose the share, resolve what depends on them.
 
-    `loaded` is what `read` gave, where several experiments share it. Raises `LamoError` for whatever does not fit
-    together; nothing is written. Without evaluation the environment is not made.
+    `loaded` is what `read` gave, where several experiments share it. Horizon, targets and return scale are those of
+    `known`, where a run goes on. Raises `LamoError` for whatever does not fit together; nothing is written. Without
+    evaluation the environment is not made.
     """
     device = resolve_device(experiment.device)
     episodes = read(experiment) if loaded is None else loaded
@@ -80,15 +81,10 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None) -> Setup:
     if env is not None and experiment.eval_episodes:
         episodes = _in_form(episodes, env)
         facts = _from_environment(env, episodes, experiment.obs_keys)
-    episodes = episodes.subsample(experiment.ratio, experiment.seed)
-    if experiment.task is not None:
-        task = get_task(experiment.task)
-        horizon = max(task.horizon, facts.limit or 0, int(episodes.lengths.max()))
-        task = replace(task, env=env or task.env, horizon=horizon)
-    else:
-        task = task_for_env(env or episodes.source, episodes, facts.limit)
-    task = replace(task, targets=(experiment.fixed_targets or task.targets) if experiment.conditioned else ())
-    held_out = None
+    task = _task(experiment, episodes, env, facts.limit)
+    if known is not None:
+        task = replace(task, horizon=known.horizon, targets=known.targets, return_scale=known.return_scale)
+    episodes, held_out = episodes.subsample(experiment.ratio, experiment.seed), None
     if experiment.holdout > 0:
         episodes, held_out = hold_out(episodes, experiment.holdout)
     _check_worth(episodes, experiment.reward is None)
@@ -110,6 +106,20 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None) -> Setup:
     if said := relabelled(episodes.metadata):
         warn(f"{episodes.source}: {said}")
     return Setup(episodes, task, spec, device, held_out)
+
+
+def _task(experiment: Experiment, episodes: Episodes, env: str | None, limit: int | None) -> Task:
+    """The experiment's row, or one from the environment and the whole dataset but what is held out of it: runs of other
+    seeds and shares are asked for the same returns.
+    """
+    horizon = max(limit or 0, int(episodes.lengths.max()))
+    if experiment.task is not None:
+        row = get_task(experiment.task)
+        task = replace(row, env=env or row.env, horizon=max(row.horizon, horizon))
+    else:
+        seen = ~held_out_rows(episodes, experiment.holdout) if experiment.holdout > 0 else slice(None)
+        task = task_for_env(env or episodes.source, episodes.returns[seen], horizon)
+    return replace(task, targets=(experiment.fixed_targets or task.targets) if experiment.conditioned else ())
 
 
 def _check_worth(episodes: Episodes, rewarded: bool) -> None:

@@ -10,14 +10,11 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lamo.errors import LamoError
-
-if TYPE_CHECKING:
-    from lamo.data.episodes import Episodes
 
 
 @dataclass(frozen=True)
@@ -286,21 +283,20 @@ def reference_range(env_id: str) -> tuple[float, float] | None:
     return next((task.score_range for task in rows if task.score_range), None)
 
 
-def task_for_env(env_id: str, episodes: Episodes, max_episode_steps: int | None = None) -> Task:
-    """A Task for data that has no row: from the row of the same environment (any version), else from the data.
+def task_for_env(env_id: str, returns: np.ndarray, horizon: int) -> Task:
+    """A Task for data that has no row: from the row of the same environment (any version), else from the data's returns
+    (E,).
 
-    `max_episode_steps` is the environment's own limit, if it has one (`EnvPool.max_episode_steps`).
-    From the data: targets are the 0.9 quantile and the largest of its returns, the scale is the power of ten below its
-    largest |return| (what the paper's own rows follow), the horizon is the environment's limit or the longest episode,
-    and there is no normalised score.
+    `horizon` is what environment and data need: the environment's own limit, or the longest episode where that is
+    longer. Of the returns the targets are the 0.9 quantile and the largest, the scale is the power of ten below the
+    largest |return| (what the paper's own rows follow), and there is no normalised score.
     """
-    longest = int(np.max(episodes.lengths))
     for row in TASKS.values():
         if base_name(row.env) == base_name(env_id):
             return Task(
                 name=env_id,
                 env=env_id,
-                horizon=max(row.horizon, longest),
+                horizon=max(row.horizon, horizon),
                 targets=row.targets,
                 return_scale=row.return_scale,
                 score_range=row.score_range,
@@ -308,13 +304,13 @@ def task_for_env(env_id: str, episodes: Episodes, max_episode_steps: int | None 
                 settings=row.settings,
                 description=f"{env_id} with data of your own; targets, scale and score as in {row.name}",
             )
-    returns = np.asarray(episodes.returns, np.float64)
+    returns = np.asarray(returns, np.float64)
     targets = sorted({_three_digits(float(np.quantile(returns, 0.9))), _three_digits(float(returns.max()))})
     largest = float(np.abs(returns).max())
     return Task(
         name=env_id,
         env=env_id,
-        horizon=max(max_episode_steps or 0, longest),
+        horizon=horizon,
         targets=tuple(targets),
         return_scale=10.0 ** math.floor(math.log10(largest)) if largest > 0 else 1.0,
         score_range=None,

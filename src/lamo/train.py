@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lamo.algorithms import PRESETS, get_algorithm
-from lamo.config import Experiment
+from lamo.config import Experiment, Spec, read_dataclass
 from lamo.data.episodes import Episodes
 from lamo.errors import LamoError, warn
 from lamo.member import Member
@@ -113,7 +113,8 @@ def resume(
     if (summary := run.summary()) is not None and summary["steps"] == experiment.steps:
         warn(f"{path} has finished its {experiment.steps} steps; give --steps to go further")
         return run
-    setup, learner = _build(replace(experiment, device=device) if device else experiment)
+    spec = read_dataclass(Spec, run.provenance.get("spec"), f"{path}/provenance.json: spec")
+    setup, learner = _build(replace(experiment, device=device) if device else experiment, known=spec)
     known = run.provenance.get("dataset")
     if not isinstance(known, dict) or "digest" not in known:
         raise LamoError(f"{path}/provenance.json: damaged (it has no dataset.digest); start over with --config")
@@ -139,8 +140,8 @@ def _create(
     return Member(run, experiment, setup, learner, workers)
 
 
-def _build(experiment: Experiment, loaded: Episodes | None = None) -> tuple[Setup, Any]:
-    setup = prepare(experiment, loaded)
+def _build(experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None) -> tuple[Setup, Any]:
+    setup = prepare(experiment, loaded, known)
     torch.manual_seed(experiment.seed)
     learner = get_algorithm(PRESETS[experiment.preset][0])(
         experiment.algorithm,

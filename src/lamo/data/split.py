@@ -21,8 +21,21 @@ def hold_out(episodes: Episodes, share: float) -> tuple[Episodes, Episodes]:
     """(episodes to train on, episodes held out), both in their old order; `share` of the count is held out, rounded
     down.
 
-    Copies of one episode (hindsight) may fall on both sides: of data with such a history a warning is printed. Raises
-    `LamoError` for a share outside (0, 1), and where one of the two would be empty.
+    Copies of one episode (hindsight) may fall on both sides: of data with such a history a warning is printed. Errors
+    as `held_out_rows`.
+    """
+    chosen = held_out_rows(episodes, share)
+    if any(done.startswith(HINDSIGHT) for done in relabellings(episodes.metadata)):
+        warn(
+            f"{episodes.source} has hindsight copies of its episodes: what is held out may be a copy of what is "
+            "trained on; `lamo data split` the recorded episodes first, then relabel each part"
+        )
+    return episodes.select(np.flatnonzero(~chosen)), episodes.select(np.flatnonzero(chosen))
+
+
+def held_out_rows(episodes: Episodes, share: float) -> np.ndarray:
+    """(E,) bool: which episodes `hold_out` holds out. Raises `LamoError` for a share outside (0, 1), and where all or
+    none would be.
     """
     if not 0 < share < 1:  # also refuses NaN
         raise LamoError(f"--holdout {share} lies outside (0, 1); 0.1 holds out a tenth of the episodes")
@@ -38,14 +51,9 @@ def hold_out(episodes: Episodes, share: float) -> tuple[Episodes, Episodes]:
             f"--holdout {share} of the {number} of {episodes.source} is less than one episode; "
             f"the smallest that can be used is {smallest}"
         )
-    if any(done.startswith(HINDSIGHT) for done in relabellings(episodes.metadata)):
-        warn(
-            f"{episodes.source} has hindsight copies of its episodes: what is held out may be a copy of what is "
-            "trained on; `lamo data split` the recorded episodes first, then relabel each part"
-        )
     chosen = np.zeros(len(episodes), bool)
     chosen[np.argsort(_keys(episodes.ids), kind="stable")[:count]] = True
-    return episodes.select(np.flatnonzero(~chosen)), episodes.select(np.flatnonzero(chosen))
+    return chosen
 
 
 def _keys(numbers: np.ndarray) -> np.ndarray:
