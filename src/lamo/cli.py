@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from lamo.errors import LamoError
+from lamo.signals import terminable
 
 # verb: (module in lamo.commands : function, what it does)
 VERBS: dict[str, tuple[str, str]] = {
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        code = _run(argv)
+        with terminable():
+            code = _run(argv)
         sys.stdout.flush()
         return code
     except LamoError as error:

@@ -113,11 +113,11 @@ def resume(
     if (summary := run.summary()) is not None and summary["steps"] == experiment.steps:
         warn(f"{path} has finished its {experiment.steps} steps; give --steps to go further")
         return run
-    spec = read_dataclass(Spec, run.provenance.get("spec"), f"{path}/provenance.json: spec")
-    setup, learner = _build(replace(experiment, device=device) if device else experiment, known=spec)
     known = run.provenance.get("dataset")
     if not isinstance(known, dict) or "digest" not in known:
         raise LamoError(f"{path}/provenance.json: damaged (it has no dataset.digest); start over with --config")
+    spec = read_dataclass(Spec, run.provenance.get("spec"), f"{path}/provenance.json: spec")
+    setup, learner = _build(replace(experiment, device=device) if device else experiment, known=spec)
     held_out = known.get("holdout") or {}
     now = None if setup.held_out is None else setup.held_out.digest()
     if (setup.episodes.digest(), now) != (known["digest"], held_out.get("digest")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ from test_stream import minari
 
 from lamo.data import Episodes, cache, load_episodes
 from lamo.data.inspect import inspect
+from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError
 
 
@@ -118,3 +120,10 @@ def test_processes_at_once(log, folder) -> None:
     ]
     assert {each.communicate()[0].strip() for each in running} == {episodes.digest()}
     assert len(copies(folder)) == 1
+
+
+def test_what_blocks_count_is_added_up(log, folder, make_episodes) -> None:
+    blocks = [replace(make_episodes([4], seed=seed), metadata={"ends_inside": seed}) for seed in (1, 2)]
+    for _ in ("made", "used"):
+        found = cache.through_cache([log[1]], "log", ReadOptions(), lambda: blocks)
+        assert found is not None and found.metadata["ends_inside"] == 3

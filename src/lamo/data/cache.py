@@ -87,7 +87,8 @@ def _use(place: Path, print_of: list[list[Any]], name: str) -> Episodes | None:
     told = episodes.metadata.get("cached")
     if not isinstance(told, Mapping) or told.get("files") != print_of or not isinstance(told.get("metadata"), dict):
         return None
-    return replace(episodes, metadata={**told["metadata"], "source": name, "cache": str(place)})
+    counted = {key: episodes.metadata[key] for key in ("ends_inside", "episode_names") if key in episodes.metadata}
+    return replace(episodes, metadata={**told["metadata"], **counted, "source": name, "cache": str(place)})
 
 
 def _make(

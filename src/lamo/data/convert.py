@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,8 +11,10 @@ from typing import Any
 
 from lamo import __version__
 from lamo.data.episodes import Episodes
+from lamo.data.join import lineage
 from lamo.data.relabel import warning
 from lamo.data.sources.arrays import write_npz
+from lamo.data.sources.beside import name_beside
 from lamo.data.sources.d4rl import write_d4rl
 from lamo.data.sources.lerobot_writer import write_lerobot
 from lamo.data.sources.minari_writer import write_minari
@@ -116,7 +117,8 @@ def write(
     def described(digest: str) -> dict[str, Any]:
         told = [{**each, "digest": each.get("digest", digest)} for each in sources]
         done = {"command": command, "lamo": __version__, "sources": told, **entry()}
-        return {**about, "history": [*about.get("history", []), done]}
+        kept = {key: value for key, value in about.items() if key not in ("parts", "cache")}
+        return {**kept, "history": [*lineage(about), done]}
 
     final = form is FORMATS["lamo"]
     with _place(path, final) as place, StoreWriter(place) as writer:
@@ -160,7 +162,8 @@ def _place(path: Path, final: bool) -> Iterator[Path]:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        folder = name_beside(path)
+        folder.mkdir()
     except OSError as error:
         raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
     try:

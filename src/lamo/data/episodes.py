@@ -256,14 +256,17 @@ class Episodes:
 
     def blocks(self, size: int) -> Iterator[Episodes]:
         """Whole episodes in their order, as many at a time as have at most `size` bytes (one where it has more), each
-        time in memory of their own.
+        time in memory of their own. What the metadata count is in the first one's.
         """
         step = self.step_bytes
         first, start = 0, 0
         while first < len(self):
             after = int(self.offsets.searchsorted(start + max(1, size // step), side="right")) - 1
             last = min(max(after, first + 1), len(self))
-            yield self._copied(np.arange(first, last))
+            block = self._copied(np.arange(first, last))
+            if first == 0 and "ends_inside" in self.metadata:
+                block.metadata["ends_inside"] = self.metadata["ends_inside"]
+            yield block
             first, start = last, int(self.offsets[last])
 
     def subsample(self, ratio: float, seed: int) -> Episodes:
@@ -335,7 +338,7 @@ class Episodes:
             ids=self.ids[chosen],
             final_observations=None if self.final_observations is None else self.final_observations[chosen],
             log_probs=None if self.log_probs is None else rows(self.log_probs),
-            metadata=dict(self.metadata),
+            metadata={key: value for key, value in self.metadata.items() if key != "ends_inside"},  # a count of all
         )
 
     def digest(self) -> str:

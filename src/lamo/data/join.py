@@ -134,10 +134,10 @@ def join_metadata(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "source": " + ".join(names) if len(names) <= 4 else f"{names[0]} and {len(names) - 1} more",
         "format": "joined" if len({part.get("format") for part in parts}) > 1 else first.get("format"),
         "attributes": {},
-        "parts": [
-            {"source": name, "history": part.get("history", [])} for name, part in zip(names, parts, strict=True)
-        ],
+        "parts": [{"source": name, "history": lineage(part)} for name, part in zip(names, parts, strict=True)],
     }
+    if inside := sum(part.get("ends_inside", 0) for part in parts):
+        out["ends_inside"] = inside
     for key in _ALIKE:
         values = [part.get(key) for part in parts]
         said = [i for i, value in enumerate(values) if value is not None]
@@ -152,6 +152,12 @@ def join_metadata(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         warn(f"{told}: the whole names none")
     notes = list(dict.fromkeys(note for part in parts for note in part.get("notes", [])))
     return out | ({"notes": notes} if notes else {})
+
+
+def lineage(metadata: dict[str, Any]) -> list[Any]:
+    """How a dataset was made, for the history of what is made of it; of a joined one that begins with its parts."""
+    history, parts = metadata.get("history"), metadata.get("parts")
+    return [*([{"sources": parts}] if parts else []), *(history if isinstance(history, list) else [])]
 
 
 def _short(value: Any) -> str:

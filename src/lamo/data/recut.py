@@ -14,7 +14,7 @@ import numpy as np
 
 from lamo.data.convert import FORMATS, NAMED, Format, Progress, check_target, opened, write
 from lamo.data.episodes import Episodes
-from lamo.data.join import join
+from lamo.data.join import join, lineage
 from lamo.data.sources.beside import new_folder
 from lamo.data.sources.options import ReadOptions, WriteOptions
 from lamo.data.split import hold_out
@@ -70,6 +70,7 @@ def merge(
         parts = [stack.enter_context(opened(each, options or ReadOptions(), path, progress)) for each in sources]
         whole = join(parts)
         told = [{**described(part), **_made(part)} for part in parts]
+        whole.metadata.pop("parts", None)  # `told` says of each how it was made
         return _told(
             write(of_episodes(whole), path, target, command=command, sources=told, progress=progress),
             path,
@@ -170,7 +171,7 @@ def described(episodes: Episodes) -> dict[str, Any]:
 
 def _made(episodes: Episodes) -> dict[str, Any]:
     """How a source was made itself, where it says."""
-    history = episodes.metadata.get("history")
+    history = lineage(episodes.metadata)
     return {"history": history} if history else {}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from lamo.data.episodes import Episodes, Extremes, Moments
 from lamo.data.join import check_alike
+from lamo.data.sources.beside import name_beside
 from lamo.data.sources.rows import NAMES_KEPT
 from lamo.data.store import FORMAT, HEADER, INDEX, VERSION, header, map_files, of_arrays, open_store
 from lamo.errors import LamoError, warn
@@ -32,7 +33,7 @@ class StoreWriter:
         self.path = Path(path)
         if self.path.exists() or self.path.is_symlink():
             raise LamoError(f"{self.path} exists already; remove it, or give another name")
-        self.folder = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self.folder = name_beside(self.path)
         self.steps = self.episodes = self.ends_inside = 0
         self.first: Episodes | None = None
         self._names: list[str] = []

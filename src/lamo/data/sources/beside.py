@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lamo.errors import LamoError
+
+
+def name_beside(path: Path) -> Path:
+    """A hidden name that nobody else has: process numbers are not one machine's on a shared disk, or in containers."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 @contextmanager
@@ -18,7 +24,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
     Raises `LamoError` where it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = name_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
@@ -36,7 +42,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises `LamoError` where it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.parts")
+    beside = name_beside(path)
     try:
         beside.mkdir(parents=True)
         yield beside
