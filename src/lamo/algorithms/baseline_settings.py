@@ -141,9 +141,6 @@ class CQLSettings(ValueSettings):
     """Adam's learning rate of the policy and of the entropy's weight; continuous actions only."""
     critic_learning_rate: float = 3e-4
     """Adam's learning rate of Q."""
-    reward_scaling: Literal["return-range", "none"] = "return-range"
-    """return-range multiplies rewards by horizon / (highest - lowest return in the data), as CORL does on locomotion;
-    none leaves them as they are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
