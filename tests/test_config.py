@@ -63,6 +63,15 @@ def test_refusals_name_the_flag(settings: dict, message: str) -> None:
         Experiment.of("toy", **settings)
 
 
+def test_published_settings_are_those_of_the_row() -> None:
+    named = {"context", "learning_rate", "weight_decay", "embedding", "tanh_head"}
+    told = {preset: Experiment.of(preset, "reacher2d-medium", context=9).published for preset in ("lamo", "dt")}
+    assert told["lamo"].keys() == told["dt"].keys() == named and told["lamo"]["context"] == 5
+    assert (told["lamo"]["embedding"], told["dt"]["embedding"]) == ("mlp", "linear")  # DT's own comes before the row's
+    assert "context" not in Experiment(preset="iql", task="reacher2d-medium").published
+    assert Experiment(preset="lamo").published["context"] == 20
+
+
 def test_unknown_names_say_the_nearest() -> None:
     with pytest.raises(LamoError, match="did you mean lamo"):
         Experiment(preset="lmao")

@@ -100,6 +100,7 @@ def test_summary_and_provenance(whole: Path) -> None:
     assert [row["target"] for row in summary["final"]["targets"]] == run.provenance["spec"]["targets"]
     notes = run.provenance
     assert notes["dataset"]["episodes"] == 12 and notes["dataset"]["ids"] == list(range(12))
+    assert notes["published"] == Experiment.from_json(run.config).published
     assert notes["task"]["env"] == toy.ENV and notes["task"]["score_range"] is None
     assert notes["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert notes["machine"]["cores"] >= 1 and notes["device"] == "cpu"

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from lamo.algorithms import PRESETS, preset_algorithm, preset_settings, settings_type
 from lamo.errors import LamoError, warn
-from lamo.tasks import get_task, nearest
+from lamo.tasks import TASKS, get_task, nearest
 
 DEVICES = r"auto|cpu|cuda(:\d+)?"
 MAX_SEED, MAX_EPISODES = 99_999, 10_000  # evaluation seeds are base + 10 000 · seed + episode and must stay below 2³²
@@ -176,6 +176,15 @@ class Experiment:
             raise LamoError(f"--targets {given} names a return twice; give each once")
         if not re.fullmatch(DEVICES, self.device):
             raise LamoError(f"--device {self.device} is not known; use cpu, cuda, cuda:N or auto")
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """What preset and task say, by flat name, of the settings that some row of the table of tasks sets."""
+        plain = Experiment(preset=self.preset, task=self.task)
+        values = {"steps": plain.steps, "batch_size": plain.batch_size, **asdict(plain.algorithm)}
+        return {
+            name: values[name] for name in sorted({n for row in TASKS.values() for n in row.settings} & values.keys())
+        }
 
     @property
     def dataset_name(self) -> str | None:

@@ -180,7 +180,12 @@ def _in_form(episodes: Episodes, env: str) -> Episodes:
         return episodes
     with EnvPool(env) as pool:
         alone = pool.action_kind == "multidiscrete" and len(pool.choices) == 1
-    return replace(episodes, actions=episodes.actions[:, None]) if alone else episodes
+    return as_components(episodes) if alone else episodes
+
+
+def as_components(episodes: Episodes) -> Episodes:
+    """The data with its choices (N,) as arrays of one component, (N, 1), the form of `MultiDiscrete([n])`."""
+    return replace(episodes, actions=episodes.actions[:, None])
 
 
 def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | None) -> _Facts:

@@ -136,7 +136,8 @@ def _create(
     if experiment.auto_target and learner.policy().default_target is None:
         raise LamoError(f"--targets auto: a policy of {experiment.preset} is not asked for a return; drop auto")
     notes = provenance(setup.episodes, setup.task, setup.device, command, setup.held_out)
-    run = Run.create(out, experiment.to_json(), {**notes, "spec": asdict(setup.spec), "model": learner.summary()})
+    notes |= {"published": experiment.published, "spec": asdict(setup.spec), "model": learner.summary()}
+    run = Run.create(out, experiment.to_json(), notes)
     return Member(run, experiment, setup, learner, workers)
 
 

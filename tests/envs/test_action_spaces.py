@@ -21,6 +21,7 @@ from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError
 from lamo.policy import load_policy
 from lamo.prepare import prepare
+from lamo.selection.pool import gather
 
 
 class Echo(gymnasium.Env):
@@ -196,3 +197,34 @@ def test_one_column_of_choices_fits_an_array_of_one(tmp_path: Path) -> None:
     experiment = Experiment.of("dt", dataset=str(tmp_path / "one.npz"), env="EchoOne-v0", eval_episodes=1)
     setup = prepare(experiment)
     assert setup.episodes.actions.shape == (24, 1) and setup.spec.action_nvec == (4,)
+
+
+def test_a_run_on_an_array_of_one_finds_its_data_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ranked, and with a target chosen from the data, though the file has the choices as one column."""
+    data = collect("EchoOne-v0", 6, policy="random")
+    np.savez(
+        tmp_path / "one.npz",
+        observations=data.observations,
+        actions=data.actions[:, 0],
+        rewards=data.rewards,
+        terminals=np.zeros(data.steps, bool),
+        timeouts=np.arange(data.steps) % 8 == 7,
+    )
+    out = str(tmp_path / "run")
+    data_of = [
+        "--dataset",
+        str(tmp_path / "one.npz"),
+        "--env",
+        "EchoOne-v0",
+        "--actions",
+        "discrete",
+        "--holdout",
+        "0.3",
+    ]
+    small = ["--steps", "3", "--batch-size", "4", "--eval-episodes", "1", "--context", "2", "--layers", "1"]
+    assert main(["train", "--preset", "dt", *data_of, *small, "--device", "cpu", "--quiet", "--out", out]) == 0
+    assert gather([out]).episodes.actions.shape == (48, 1)
+    assert main(["select", out, "--fqe-steps", "3", "--members", "2", "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", out, "--targets", "auto", "--episodes", "1", "--json", "--quiet"]) == 0
+    assert "auto_target" in json.loads(capsys.readouterr().out)

@@ -148,3 +148,9 @@ def test_no_process_is_left() -> None:
     while any(process.is_alive() for process in processes) and time.time() < deadline:
         time.sleep(0.05)
     assert not any(process.is_alive() for process in processes)
+
+
+def test_a_key_that_is_not_there_is_one_line_with_processes_too() -> None:
+    for workers in (1, 2):
+        with pytest.raises(LamoError, match="LamoSlips-v0 has no observation key 'nope'"):
+            open_pool("LamoSlips-v0", 4, workers=workers, obs_keys=["nope"])

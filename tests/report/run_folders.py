@@ -89,8 +89,12 @@ def make_run_folder(
     rollout: bool = True,
     pace: float = 40.0,
     config: dict[str, Any] | None = None,
+    published: dict[str, Any] | None = None,
 ) -> Path:
-    """One run: scores rise from 0 to about `level`, unless `value` gives each episode's return (and score)."""
+    """One run: scores rise from 0 to about `level`, unless `value` gives each episode's return (and score).
+
+    `published`: what its preset and task say of settings that tasks differ in, None for a folder that does not say.
+    """
     rng = np.random.default_rng([seed, len(preset)])
     path.mkdir(parents=True)
 
@@ -135,6 +139,7 @@ def make_run_folder(
             },
             "command": f"lamo train --preset {preset} --task {task} --seed {seed}",
             "task": {"name": task, "env": "lamo/Reacher2d-v0", "score_range": [0, 100], "horizon": 100},
+            **({} if published is None else {"published": published}),
         },
     )
     logged = range(100, steps + 1, 100)

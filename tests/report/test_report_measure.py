@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from run_folders import RunMaker, write_json, write_rows
 
+from lamo.algorithms import PRESETS
+from lamo.config import Experiment
 from lamo.report.collect import read_run, read_runs
+from lamo.report.figures import color_index
 from lamo.report.groups import make_sections
-from lamo.report.measure import compare_pairs, jsonable, measure
+from lamo.report.measure import MAX_POINTS, compare_pairs, jsonable, measure
 from lamo.report.scores import seconds_at, window_steps
-from lamo.report.tables import auto_target_lines
+from lamo.report.tables import auto_target_lines, held_out_error, improvement, markdown, method_rows
 
 
 def numbers(paths: list[Any], seed: int = 0) -> dict[str, Any]:
@@ -190,7 +193,88 @@ def test_over_tasks(make_run: RunMaker) -> None:
     assert lamo["iqm"]["estimate"] == 36  # of 10 11 12 60 61 62, the middle four: (11 + 12 + 60 + 61) / 4
     (pair,) = found["aggregate"]["comparisons"]
     assert (pair["a"], pair["probability"], pair["difference"]) == ("lamo", 1, 10)
+    assert pair["separated_by_luck"] == 2 / 20**2  # apart on both tasks, the same way round
+    assert improvement(pair) == "1.00"
+    assert "second, on each task. Two equal methods" in markdown(found) and "in 0.5 % of cases" in markdown(found)
     assert numbers(paths[:6])["aggregate"] is None  # one task
+
+
+def contexts(make_run: RunMaker, plan: dict[tuple[str, int], float], published: dict[str, Any] | None = None) -> Any:
+    """The report on three seeds for each (task, context) -> score; `published`: each task's context, if it is known."""
+    paths = []
+    for (task, context), value in plan.items():
+        for seed in range(3):
+            table = None if published is None else {"context": published[task]}
+            algorithm = {"algorithm": {"name": "sequence", "context": context}}
+            settings: dict[str, Any] = {"steps": 1_000, "episodes": 1, "rollout": False, "targets": (76.0,)}
+            settings["value"] = lambda s, t, e, v=value + seed: v
+            name = f"{len(plan)}-{task}-{context}-{seed}"
+            paths.append(
+                make_run(name, preset="dt", task=task, seed=seed, config=algorithm, published=table, **settings)
+            )
+    return numbers(paths)
+
+
+def test_a_method_is_the_same_on_every_task_by_its_settings(make_run: RunMaker) -> None:
+    found = contexts(make_run, {("a", 5): 10.0, ("a", 20): 50.0, ("b", 20): 60.0})
+    labels = [[method["label"] for method in section["methods"]] for section in found["sections"]]
+    assert labels == [["dt (context 5)", "dt (context 20)"], ["dt (context 20)"]]
+    assert color_index(found) == {"dt (context 5)": 0, "dt (context 20)": 1}
+    (row,) = found["aggregate"]["methods"]
+    assert (row["label"], row["mean"]["estimate"]) == ("dt (context 20)", 56)
+    note = "dt (context 5): left out, for it has no scores of 3 seeds on b, 10 % of the data."
+    assert found["aggregate"]["notes"] == [note]
+    assert "left out, for it has no scores" in markdown(found)
+
+
+def test_methods_that_no_two_tasks_share_are_not_merged(make_run: RunMaker) -> None:
+    found = contexts(make_run, {("a", 5): 10.0, ("b", 20): 60.0})
+    assert [section["methods"][0]["label"] for section in found["sections"]] == ["dt (context 5)", "dt (context 20)"]
+    assert found["aggregate"]["methods"] == found["aggregate"]["comparisons"] == []
+    assert len(found["aggregate"]["notes"]) == 2
+    assert "## Over 2 tasks" in markdown(found)
+
+
+@pytest.mark.parametrize(
+    ("plan", "labels", "whole"),
+    [
+        # the tables differ: the published settings are one method
+        ({("a", 5): 10.0, ("b", 20): 60.0}, ["dt", "dt"], ["dt"]),
+        # on a, the context that b publishes is a choice of one's own
+        (
+            {("a", 5): 10.0, ("a", 20): 50.0, ("b", 20): 60.0},
+            ["dt (context as published)", "dt (context 20)", "dt (context as published)"],
+            ["dt (context as published)"],
+        ),
+        (
+            {("a", 5): 10.0, ("a", 7): 50.0, ("b", 20): 60.0, ("b", 7): 70.0},
+            ["dt (context as published)", "dt (context 7)"] * 2,
+            ["dt (context as published)", "dt (context 7)"],
+        ),
+    ],
+)
+def test_what_a_task_publishes_is_no_choice(
+    make_run: RunMaker, plan: dict[tuple[str, int], float], labels: list[str], whole: list[str]
+) -> None:
+    found = contexts(make_run, plan, {"a": 5, "b": 20})
+    assert [method["label"] for section in found["sections"] for method in section["methods"]] == labels
+    assert [row["label"] for row in found["aggregate"]["methods"]] == whole
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_preset_is_one_method_on_all_rows_of_the_table(preset: str, make_run: RunMaker) -> None:
+    settings: dict[str, Any] = {"steps": 1_000, "episodes": 1, "rollout": False}
+    paths = []
+    for task in ("hopper-medium", "reacher2d-medium", "kitchen-complete"):
+        told = Experiment.of(preset, task)
+        paths.append(make_run(task, preset=preset, published=told.published, config=told.to_json(), **settings))
+    assert [group.label for section in make_sections(read_runs(paths)) for group in section.groups] == [preset] * 3
+
+
+def test_what_is_asked_for_and_watched_tells_no_tasks_apart(make_run: RunMaker) -> None:
+    settings: dict[str, Any] = {"steps": 1_000, "episodes": 1, "rollout": False}
+    paths = [make_run("a", task="a", **settings), make_run("b", task="b", targets=(1.0, 2.0), every=500, **settings)]
+    assert [section["methods"][0]["label"] for section in numbers(paths)["sections"]] == ["lamo", "lamo"]
 
 
 def test_returns_of_tasks_have_no_common_unit(make_run: RunMaker) -> None:
@@ -217,7 +301,48 @@ def test_held_out_error(make_run: RunMaker) -> None:
     found = numbers(runs)["sections"][0]["methods"][0]
     points = [(point["step"], pytest.approx(point["loss"])) for point in found["holdout"]["points"]]
     assert points == [(500, 0.9), (1_000, 0.7)]
+    assert found["holdout"]["last"] == pytest.approx(0.7)
     assert found["loss"] == plain["loss"]  # a row of its own does not hide the loss of its step
+
+
+def test_the_last_held_out_error_is_of_the_last_evaluation(make_run: RunMaker) -> None:
+    run = make_run(steps=1_000, every=500)
+    errors = [{"step": step, "holdout_action_error": 1000.0 - step} for step in range(1, 402)]
+    write_rows(run / "metrics.jsonl", errors)
+    (method,) = numbers([run])["sections"][0]["methods"]
+    assert len(method["holdout"]["points"]) <= MAX_POINTS  # means of neighbours
+    assert held_out_error(method) == "599"
+    errors.pop()
+    write_rows(run / "metrics.jsonl", errors)
+    assert held_out_error(numbers([run])["sections"][0]["methods"][0]) == "600"
+
+
+def test_targets_that_differ_by_seed(make_run: RunMaker) -> None:
+    """As `task_for_env` takes them from each seed's share of the data: a row stands for each run's own."""
+
+    def runs(targets: list[tuple[float, ...]]) -> list[Any]:
+        return [
+            make_run(f"{len(targets)}{asked}{seed}", seed=seed, episodes=2, steps=1_000, every=1_000, rollout=False,
+                     targets=asked, value=lambda s, t, e: 10.0 * t, config={"targets": None})
+            for seed, asked in enumerate(targets)
+        ]  # fmt: skip
+
+    section = numbers(runs([(3.0, 5.0), (4.0, 6.0), (2.0, 7.0)]))["sections"][0]
+    high, low = section["methods"][0]["targets"]
+    assert (high["target"], high["last_window"]["values"]) == ("own #1", [50, 60, 70])
+    assert (low["target"], low["last_window"]["values"]) == ("own #2", [30, 40, 20])
+    assert section["methods"][0]["best_target"] == 0
+    assert section["notes"][0] == (
+        "lamo: its return targets differ by seed (seed 0: 3, 5; seed 1: 4, 6; seed 2: 2, 7); "
+        "own #1 is each run's highest, and so on."
+    )
+    assert [cells[2] for cells, _ in method_rows(section)] == ["own #1", "own #2"]
+    short = numbers(runs([(3.0, 5.0), (4.0,)]))["sections"][0]
+    assert [target["target"] for target in short["methods"][0]["targets"]] == ["own #1"]
+    assert "is left out" in short["notes"][0] and method_rows(short)[0][0][2:4] == ("own #1", "45.0 [45.0, 45.0]")
+    shared = numbers(runs([(3.0, 5.0), (4.0, 5.0), (5.0,), (5.0, 7.0)]))["sections"][0]
+    assert [target["target"] for target in shared["methods"][0]["targets"]] == [5]
+    assert "some return targets were evaluated in some of its runs only" in shared["notes"][0]
 
 
 def test_targets_chosen_from_the_data(make_run: RunMaker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -319,6 +320,32 @@ def test_in_a_browser(written: Written) -> None:
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.count("of 60, return so far") == 2
+
+
+def test_what_is_over_tasks_and_what_is_left_out(make_run: RunMaker, tmp_path: Path) -> None:
+    paths = []
+    for task, preset, seed in itertools.product("ab", ("lamo", "dt", "bc"), range(3)):
+        if (task, preset) != ("b", "bc"):
+            value = {"lamo": 9.0, "dt": 5.0, "bc": 1.0}[preset] + seed
+            settings: dict[str, Any] = {"steps": 1_000, "every": 1_000, "episodes": 1, "rollout": False}
+            settings |= {"task": task, "preset": preset, "seed": seed, "value": lambda s, t, e, v=value: v}
+            paths.append(make_run(f"{task}{preset}{seed}", **settings))
+    write_report(paths, tmp_path / "out")
+    page, text = ((tmp_path / "out" / f"report.{end}").read_text() for end in ("html", "md"))
+    for said in (page[page.index("Over 2 tasks") :], text[text.index("Over 2 tasks") :]):
+        assert "bc: left out, for it has no scores of 3 seeds on b, 10 % of the data." in said
+        assert "above every run of the second, on each task" in said and "in 0.5 % of cases" in said
+    check_page(page)
+
+
+def test_targets_of_each_run_are_drawn(make_run: RunMaker, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 1_000, "every": 500, "episodes": 1, "config": {"targets": None}}
+    runs = [make_run(f"r{i}", seed=i, targets=(3.0 + i, 8.0 + i), **settings) for i in range(3)]
+    found = write_report(runs, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "not evaluated yet" not in terminal_table(found, 120) and "own #2" in terminal_table(found, 120)
+    assert "Target own #1" in page and "its return targets differ by seed" in page
+    check_page(page)
 
 
 def test_held_out_error_is_drawn(make_run: RunMaker, tmp_path: Path) -> None:

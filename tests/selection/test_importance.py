@@ -128,3 +128,18 @@ def test_draws_repeat_whether_or_not_they_are_kept(monkeypatch: pytest.MonkeyPat
     assert np.array_equal(fresh.sums(values), fresh.sums(values))
     assert kept.means(np.ones((30, 1))) == pytest.approx(np.ones((50, 1)))
     assert np.std(kept.means(values), axis=0) == pytest.approx(values.std(axis=0) / np.sqrt(30), rel=0.35)
+
+
+def test_draws_without_the_top_episode(rng: np.random.Generator) -> None:
+    """One episode is likelier than the others by more than a float can say: a draw without it rests on the next."""
+    gaps = np.array([0.0, -2_000.0, -4_000.0])
+    episodes = bandit(3, ARMS, lambda arms: np.array([1.0, 5.0, 9.0]), rng)
+    assert episodes.log_probs is not None
+    bootstrap = Bootstrap(3, (0,), resamples=400)
+    found = weighted_return(episodes, episodes.log_probs + gaps, 0.9, bootstrap)
+    first = (np.concatenate(list(bootstrap.counts())) > 0).argmax(axis=1)  # the likeliest episode of each draw
+    np.testing.assert_allclose(found.resampled, np.array([1.0, 5.0, 9.0])[first])
+    assert interval(found.value, found.resampled) == {"estimate": 1.0, "low": 1.0, "high": 9.0}
+    # where none of them acts so, there is still no estimate
+    never = weighted_return(episodes, np.array([0.0, -np.inf, -np.inf]), 0.9, bootstrap)
+    assert (np.isnan(never.resampled) == (first > 0)).all()

@@ -197,3 +197,22 @@ def test_few_steps_are_read_of_a_large_log(runs: list[str]) -> None:
 
     result = select(runs[:1], methods=["fqe"], settings=replace(QUICK, max_steps=45))
     assert result["data"]["steps"] == 40 and result["notes"] == ["4 of 12 episodes are read (--max-steps 45)."]
+    both = select(runs[:1], methods=["fqe", "holdout"], settings=replace(QUICK, max_steps=45))
+    assert both["data"]["held_out_episodes"] == 3
+    assert both["notes"] == [
+        "4 of 12 episodes are read (--max-steps 45); the held-out error reads all that no run was trained on."
+    ]
+
+
+def test_a_critic_that_diverged_comes_last(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = iter([np.full((2, 12), np.nan), np.full((2, 12), 5.0), np.full((2, 12), 4.0)])
+    monkeypatch.setattr("lamo.selection.rank.first_values", lambda *_: next(values))
+    asked = ["--method", "fqe", "--targets", "1", "--json", "--quiet", "--out", str(tmp_path / "out")]
+    assert main(["select", *runs, *SMALL, *asked]) == 0
+    rows = json.loads(capsys.readouterr().out)["policies"]
+    assert [(row["run"], row["fqe"]["rank"]) for row in rows] == [(runs[1], 1), (runs[2], 2), (runs[0], 3)]
+    lost = rows[2]["fqe"]
+    assert (lost["estimate"], lost["low"], lost["members"], lost["best"]) == (None, None, [None, None], 0)
+    assert "| 3 | " in (tmp_path / "out" / "selection.md").read_text()

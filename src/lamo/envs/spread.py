@@ -70,8 +70,8 @@ class SpreadPool(EnvPool):
     """`EnvPool` in `workers` processes: environment i lives in process i mod `workers`."""
 
     def __init__(self, env_id: str, workers: int, *, obs_keys: Sequence[str] | None = None, **kwargs: Any) -> None:
+        self._crew: list[Worker] = []  # first, for what fails in EnvPool closes this pool
         super().__init__(env_id, obs_keys=obs_keys, **kwargs)  # its one environment says what all are like
-        self._crew: list[Worker] = []
         try:
             spec = transferable(env_id)
             self._crew += [Worker(_stage, env_id, spec, obs_keys, kwargs) for _ in range(workers)]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamo.errors import LamoError
 from lamo.report.markup import Html, el
+from lamo.report.scores import Target, target_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,9 +127,9 @@ def _time_unit(seconds: float) -> tuple[float, str]:
     return (60.0, "minutes") if seconds < 3 * 3600 else (3600.0, "hours")
 
 
-def target_name(target: float | None) -> str:
+def target_name(target: Target) -> str:
     """ "target 76", or "default target" for None."""
-    return "default target" if target is None else f"target {target:g}"
+    return "default target" if target is None else f"target {target_text(target)}"
 
 
 def _reference(axes: Axes, value: float | None, text: str) -> None:
@@ -175,9 +176,7 @@ def best_curve(method: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return [] if method["best_target"] is None else method["curves"][method["best_target"]]
 
 
-def _curves(
-    axes: Axes, section: Mapping[str, Any], styles: Mapping[str, int], x: str, target: float | str | None = "best"
-) -> bool:
+def _curves(axes: Axes, section: Mapping[str, Any], styles: Mapping[str, int], x: str, target: Target = "best") -> bool:
     """Draw each method's curve at its best target, or at one target. Says whether there was anything to draw."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -207,7 +206,7 @@ def _curves(
 
 
 def learning_curves(
-    section: Mapping[str, Any], styles: Mapping[str, int], x: str = "step", target: float | str | None = "best"
+    section: Mapping[str, Any], styles: Mapping[str, int], x: str = "step", target: Target = "best"
 ) -> str | None:
     """One panel: score (or return) against "step" or "seconds", with intervals, as an SVG file. None where there is
     nothing to draw.
@@ -335,7 +334,9 @@ def _data_lines(axes: Axes, section: Mapping[str, Any]) -> None:
 
 
 def color_index(numbers: Mapping[str, Any]) -> dict[str, int]:
-    """label -> series index, one numbering for the whole report: a method keeps its colour from task to task."""
+    """label -> series index, one numbering for the whole report: a method keeps its colour from task to task.
+    Equal labels are one method (see `make_sections`).
+    """
     labels = dict.fromkeys(method["label"] for section in numbers["sections"] for method in section["methods"])
     return {label: index for index, label in enumerate(labels)}
 

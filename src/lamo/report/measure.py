@@ -18,12 +18,16 @@ from lamo.report.scores import (
     MIN_SEEDS,
     WINDOW_SHARE,
     WINDOW_STEPS,
+    Target,
     best_checkpoint,
     best_target,
+    by_common_target,
+    by_own_rank,
     curve,
     last_window,
     mean_of,
     nested_values,
+    target_text,
 )
 
 LOSS_KEYS = ("action_loss", "loss")
@@ -36,10 +40,8 @@ MAX_POINTS = 200
 """Points of a loss curve; beyond that, neighbours are averaged."""
 
 
-def _loss(group: Group, key: str) -> list[dict[str, float]]:
-    """The logged loss, mean over runs at the steps which all runs have, thinned to at most MAX_POINTS means of
-    neighbours.
-    """
+def _loss(group: Group, key: str) -> list[tuple[int, float]]:
+    """(step, the logged loss), mean over runs at the steps which all runs have."""
     by_run = [{row["step"]: as_number(row[key]) for row in run.metrics if key in row} for run in group.runs]
     steps = sorted(set.intersection(*(set(rows) for rows in by_run)))
     points = []
@@ -47,6 +49,11 @@ def _loss(group: Group, key: str) -> list[dict[str, float]]:
         at_step = [value for rows in by_run if (value := rows[step]) is not None]
         if len(at_step) == len(by_run):
             points.append((step, mean_of(at_step)))
+    return points
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[dict[str, float]]:
+    """A curve of at most MAX_POINTS means of neighbours."""
     size = max(1, -(-len(points) // MAX_POINTS))
     chunks = [points[i : i + size] for i in range(0, len(points), size)]
     return [{"step": mean_of([s for s, _ in chunk]), "loss": mean_of([v for _, v in chunk])} for chunk in chunks]
@@ -107,13 +114,10 @@ def measure_group(group: Group, metric: str, rng: np.random.Generator) -> tuple[
         notes.append(f"{group.label}: {_seeds_are(unfinished)} not finished.")
 
     values = [nested_values(run, metric) for run in evaluated]
-    known = list(dict.fromkeys(target for value in values for target in value))
-    names = [target for target in known if all(target in value for value in values)]
-    if len(names) < len(known):
-        notes.append(f"{group.label}: some return targets were evaluated in some of its runs only, and are left out.")
+    by_target = by_common_target(values) or by_own_rank(values)
+    notes += [f"{group.label}: {note}" for note in _targets_left_out(evaluated, values, by_target)]
     targets, curves = [], []
-    for name in names:
-        of_target = [value[name] for value in values]
+    for name, of_target in by_target.items():
         targets.append(
             {
                 "target": name,
@@ -125,7 +129,8 @@ def measure_group(group: Group, metric: str, rng: np.random.Generator) -> tuple[
         curves.append(curve(evaluated, of_target, rng))
         if not all(math.isfinite(v) for v in targets[-1]["last_window"]["values"]):
             notes.append(
-                f"{group.label}, target {name}: an episode of the last window has no finite {metric}; no mean is given."
+                f"{group.label}, target {target_text(name)}: an episode of the last window has no finite {metric}; "
+                "no mean is given."
             )
     runs = [measure_run(run) for run in group.runs]
     # A run knows its model when it begins, and says it again when it ends.
@@ -148,6 +153,25 @@ def measure_group(group: Group, metric: str, rng: np.random.Generator) -> tuple[
         "auto_targets": [found for run in group.runs if (found := _auto_target(run, metric))],
         "seconds": mean_of([r["seconds"] for r in runs]) if all(r["seconds"] is not None for r in runs) else None,
     }, notes
+
+
+def _targets_left_out(
+    runs: Sequence[RunRecord], values: Sequence[Mapping[float | None, Any]], kept: Mapping[Target, Any]
+) -> list[str]:
+    """What to say where not every run was asked for the same returns."""
+    if all(value.keys() == kept.keys() for value in values):
+        return []
+    if any(value.keys() & kept.keys() for value in values):
+        return ["some return targets were evaluated in some of its runs only, and are left out."]
+    asked = "; ".join(
+        f"seed {run.seed}: {', '.join(map(target_text, value))}" for run, value in zip(runs, values, strict=True)
+    )
+    rest = (
+        "; what only some of them were asked for beyond that is left out"
+        if len({len(value) for value in values}) > 1
+        else ""
+    )
+    return [f"its return targets differ by seed ({asked}); own #1 is each run's highest, and so on{rest}."]
 
 
 def _auto_target(run: RunRecord, metric: str) -> dict[str, Any] | None:
@@ -198,9 +222,9 @@ def _relabelled(section: Section) -> list[str]:
 def compare_pairs(by_label: Mapping[str, stats.Strata], rng: np.random.Generator) -> list[dict[str, Any]]:
     """Probability of improvement and difference of means for each pair of methods, the one ahead first.
 
-    `by_label`: one array of run scores per task, the same tasks for all. "separated_by_luck" is given where every run
-    of one task lies above every run of the other method: how often that happens, either way round, to two equal
-    methods. Its bootstrap interval has no width then, and says nothing.
+    `by_label`: one array of run scores per task, the same tasks for all. "separated_by_luck" is given where on every
+    task each run of the one method lies above each run of the other: how often that happens, either way round, to two
+    equal methods. The bootstrap interval has no width then, and says nothing.
     """
     pairs = []
     for a, b in itertools.combinations(by_label, 2):
@@ -208,7 +232,7 @@ def compare_pairs(by_label: Mapping[str, stats.Strata], rng: np.random.Generator
             a, b = b, a
         x, y = by_label[a], by_label[b]
         won = stats.bootstrap_improvement(x, y, rng)
-        luck = 2 / math.comb(len(x[0]) + len(y[0]), len(x[0])) if len(x) == 1 and won.estimate == 1 else None
+        deals = math.prod(math.comb(len(a) + len(b), len(a)) for a, b in zip(x, y, strict=True))
         pairs.append(
             {
                 "a": a,
@@ -217,7 +241,7 @@ def compare_pairs(by_label: Mapping[str, stats.Strata], rng: np.random.Generator
                 "probability": won.estimate,
                 "low": won.low,
                 "high": won.high,
-                "separated_by_luck": luck,
+                "separated_by_luck": 2 / deals if won.estimate == 1 else None,
             }
         )
     return pairs
@@ -251,9 +275,10 @@ def measure_section(section: Section, rng: np.random.Generator) -> dict[str, Any
     losses = {key: [_loss(group, key) for group in section.groups] for key in LOSS_KEYS}
     key = next((key for key, curves in losses.items() if all(curves)), None)
     for i, (method, group) in enumerate(zip(methods, section.groups, strict=True)):
-        method["loss"] = {"key": key, "points": losses[key][i]} if key else None
+        method["loss"] = {"key": key, "points": _thinned(losses[key][i])} if key else None
         held_out = _loss(group, HOLDOUT_KEY)
-        method["holdout"] = {"key": HOLDOUT_KEY, "points": held_out} if held_out else None
+        told = {"key": HOLDOUT_KEY, "points": _thinned(held_out), "last": held_out[-1][1]} if held_out else None
+        method["holdout"] = told
     if metric == "return" and any(e.score is not None for e in episodes):
         notes.append("Some episodes have no score, so returns are shown in its place, for every method alike.")
     notes += _relabelled(section)
@@ -280,29 +305,35 @@ def _machine(run: RunRecord) -> tuple[str, str]:
 
 def aggregate(sections: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Any] | None:
     """Over tasks, for the methods that every section scores with MIN_SEEDS seeds or more: mean, interquartile mean, and
-    who beats whom.
+    who beats whom; and a note for each method that is left out. Equal labels are one method (see `make_sections`).
 
-    None with one section, or without scores: returns of different tasks have no common unit.
+    None with one section, or without scores (returns of different tasks have no common unit), or with too few seeds of
+    every method.
     """
     if len(sections) < 2 or any(section["metric"] != "score" for section in sections):
         return None
-    by_label: dict[str, list[np.ndarray]] = {}
-    for section in sections:
+    by_label: dict[str, dict[int, np.ndarray]] = {}
+    for i, section in enumerate(sections):
         for method in section["methods"]:
-            values = seed_values(method)
+            values, scored = seed_values(method), by_label.setdefault(method["label"], {})
             if values is not None:
-                by_label.setdefault(method["label"], []).append(values)
-    complete = {label: strata for label, strata in by_label.items() if len(strata) == len(sections)}
-    if not complete:
+                scored[i] = values
+    if not any(by_label.values()):
         return None
-    rows = []
+    complete, rows, notes = {}, [], []
+    for label, scored in by_label.items():
+        lacking = [section["title"] for i, section in enumerate(sections) if i not in scored]
+        if lacking:
+            notes.append(f"{label}: left out, for it has no scores of {MIN_SEEDS} seeds on {', '.join(lacking)}.")
+        else:
+            complete[label] = list(scored.values())
     for label, strata in complete.items():
         row: dict[str, Any] = {"label": label, "runs": sum(map(len, strata))}
         for name, statistic in (("mean", stats.mean), ("iqm", stats.interquartile_mean)):
             interval = stats.bootstrap(strata, statistic, rng)
             row[name] = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
         rows.append(row)
-    return {"tasks": len(sections), "methods": rows, "comparisons": compare_pairs(complete, rng)}
+    return {"tasks": len(sections), "methods": rows, "comparisons": compare_pairs(complete, rng), "notes": notes}
 
 
 def measure(sections: Sequence[Section], seed: int = 0) -> dict[str, Any]:

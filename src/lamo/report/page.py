@@ -18,6 +18,7 @@ from lamo.report import figures, parts
 from lamo.report.collect import RunRecord
 from lamo.report.groups import Section
 from lamo.report.markup import Html, el, join, json_block, void
+from lamo.report.scores import target_text
 from lamo.report.tables import PROTOCOL, auto_target_lines, data_line, interval_lines, luck_line, number
 from lamo.report.trace import MAX_CURVES
 
@@ -56,7 +57,7 @@ class _Page:
         stages = []
         for label, run in picked:
             trace = dict(run.rollout or {})
-            asked = "" if trace["target"] is None else f"asked for {parts.target_text(trace['target'])}, "
+            asked = "" if trace["target"] is None else f"asked for {target_text(trace['target'])}, "
             got = trace["rewards"][-1] if trace["return"] is None else trace["return"]
             caption = el(
                 "figcaption",
@@ -188,14 +189,15 @@ class _Page:
             return None
         how = (
             "Last window at each method's best target, task by task; 95 % intervals by stratified bootstrap over the "
-            "runs of each task, as in rliable. The interquartile mean is the mean of the middle half of all runs."
+            "runs of each task, as in rliable. The interquartile mean is the mean of the middle half of all runs. "
         )
         return el(
             "section",
             el("h2", f"Over {total['tasks']} tasks"),
-            parts.aggregate_table(total, self.styles),
+            parts.aggregate_table(total, self.styles) if total["methods"] else None,
             parts.comparisons_table(total["comparisons"]) if total["comparisons"] else None,
-            parts.paragraph(how),
+            parts.paragraph(how, luck_line(total["comparisons"], total["tasks"])) if total["methods"] else None,
+            parts.bullets(total["notes"], "notes warn"),
             id="all",
         )
 

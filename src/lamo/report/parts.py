@@ -10,6 +10,7 @@ from lamo.report import figures
 from lamo.report.collect import RunRecord, clean_text
 from lamo.report.groups import Section, flatten
 from lamo.report.markup import Html, el, row, table
+from lamo.report.scores import target_text
 from lamo.report.tables import DASH, count, duration, number
 
 MAX_LISTED = 40
@@ -64,11 +65,6 @@ def value_cell(found: Measured | None) -> Html:
     has = found["low"] is not None and found["high"] is not None
     span = el("span", f"{number(found['low'])} to {number(found['high'])}", class_="range") if has else None
     return el("td", number(found["estimate"]), span)
-
-
-def target_text(target: float | None) -> str:
-    """ "76", or "default" for None."""
-    return "default" if target is None else f"{target:g}"
 
 
 def name_cell(label: str, styles: Styles) -> Html:

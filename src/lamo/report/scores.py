@@ -27,6 +27,10 @@ WINDOW_SHARE = 0.2
 MIN_SEEDS = 3
 """From this many seeds on, intervals are over seeds; with fewer, over evaluation episodes (and say so)."""
 
+Target = float | str | None
+"""A return that was asked for, None for the policy's default, or the name of what each run asked for by itself (see
+`by_own_rank`).
+"""
 ByStep = Mapping[int, Mapping[int, float]]
 """step -> episode number -> score or return, of one run at one return target"""
 
@@ -39,6 +43,30 @@ def nested_values(run: RunRecord, metric: str) -> dict[float | None, dict[int, d
         at_step = values.setdefault(episode.target, {}).setdefault(episode.step, {})
         at_step[episode.episode] = math.nan if value is None else value
     return values
+
+
+def by_common_target(values: Sequence[Mapping[float | None, ByStep]]) -> dict[Target, list[ByStep]]:
+    """From each run's values by target to, for each target that all runs were asked for, one ByStep per run."""
+    known = dict.fromkeys(target for value in values for target in value)
+    return {target: [value[target] for value in values] for target in known if all(target in value for value in values)}
+
+
+def by_own_rank(values: Sequence[Mapping[float | None, ByStep]]) -> dict[Target, list[ByStep]]:
+    """The same for runs whose targets are their own (each taken from its share of the data): "own #1" is the highest of
+    each run, "own #2" the next, as far as all runs have one.
+    """
+    falling = [sorted(value, key=lambda t: -math.inf if t is None else t, reverse=True) for value in values]
+    return {
+        f"own #{i + 1}": [value[target] for value, target in zip(values, ranked, strict=True)]
+        for i, ranked in enumerate(zip(*falling, strict=False))
+    }
+
+
+def target_text(target: Target) -> str:
+    """ "76", "own #1", or "default" for None."""
+    if target is None:
+        return "default"
+    return target if isinstance(target, str) else f"{target:g}"
 
 
 def window_steps(steps: Sequence[int]) -> list[int]:

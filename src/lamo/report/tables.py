@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lamo.report.measure import headline
+from lamo.report.scores import target_text
 from lamo.report.stats import COVERAGE
 
 DASH = "–"
@@ -57,11 +58,10 @@ def method_rows(section: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bool]
         if not method["targets"]:
             rows.append(((method["label"], seeds, "not evaluated yet", DASH, DASH, DASH), False))
         for i, target in enumerate(method["targets"]):
-            name = "default" if target["target"] is None else f"{target['target']:g}"
             cells = (
                 method["label"],
                 seeds,
-                name,
+                target_text(target["target"]),
                 *(interval(target[key]) for key in ("last_window", "best_checkpoint", "final")),
             )
             rows.append((cells, i == method["best_target"]))
@@ -71,7 +71,7 @@ def method_rows(section: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bool]
 def held_out_error(method: Mapping[str, Any]) -> str:
     """The last error on held-out episodes, mean over runs; a dash for a method without."""
     found = method.get("holdout")
-    return f"{found['points'][-1]['loss']:.3g}" if found else DASH
+    return f"{found['last']:.3g}" if found else DASH
 
 
 def data_line(section: Mapping[str, Any]) -> str | None:
@@ -107,13 +107,14 @@ def auto_target_lines(section: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def luck_line(pairs: Sequence[Mapping[str, Any]]) -> str | None:
-    """What a probability of 1.00 is worth with so few seeds; None where there is none."""
+def luck_line(pairs: Sequence[Mapping[str, Any]], tasks: int = 1) -> str | None:
+    """What a probability of 1.00 is worth with so few seeds of so many tasks; None where there is none."""
     luck = [pair["separated_by_luck"] for pair in pairs if pair["separated_by_luck"] is not None]
     if not luck:
         return None
+    where = ", on each task" if tasks > 1 else ""
     return (
-        "1.00 means that every run of the first lies above every run of the second. "
+        f"1.00 means that every run of the first lies above every run of the second{where}. "
         "Two equal methods with this many seeds come apart so, one way or the other, "
         f"in {100 * max(luck):.2g} % of cases."
     )
@@ -211,7 +212,7 @@ def table_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows))
 
 
-def _comparisons_markdown(pairs: Sequence[Mapping[str, Any]], heading: str) -> list[str]:
+def _comparisons_markdown(pairs: Sequence[Mapping[str, Any]], heading: str, tasks: int = 1) -> list[str]:
     if not pairs:
         return []
     safe = escape_markdown
@@ -219,7 +220,7 @@ def _comparisons_markdown(pairs: Sequence[Mapping[str, Any]], heading: str) -> l
         [f"{safe(pair['a'])} over {safe(pair['b'])}", number(pair["difference"]), safe(improvement(pair))]
         for pair in pairs
     ]
-    luck = luck_line(pairs)
+    luck = luck_line(pairs, tasks)
     return [table_markdown((heading, "difference", "probability of improvement"), rows), *([luck] if luck else [])]
 
 
@@ -262,8 +263,9 @@ def markdown(numbers: Mapping[str, Any], picture: str | None = None) -> str:
         total = numbers["aggregate"]
         parts.append(f"## Over {total['tasks']} tasks")
         rows = [[safe(m["label"]), str(m["runs"]), interval(m["mean"]), interval(m["iqm"])] for m in total["methods"]]
-        parts.append(table_markdown(("method", "runs", "mean score", "interquartile mean"), rows))
-        parts += _comparisons_markdown(total["comparisons"], "comparison")
+        parts += [table_markdown(("method", "runs", "mean score", "interquartile mean"), rows)] if rows else []
+        parts += _comparisons_markdown(total["comparisons"], "comparison", total["tasks"])
+        parts += [f"- {safe(note)}" for note in total["notes"]]
     lines, previous = [], ""
     for part in parts:
         lines.append(part if part.startswith("- ") and previous.startswith("- ") else f"\n{part}")

@@ -22,6 +22,8 @@ from lamo.data.episodes import Episodes
 from lamo.errors import LamoError
 from lamo.selection.bootstrap import Bootstrap
 
+SMALLEST = 1e-290  # sums of weights below it have lost digits, or are 0
+
 
 @dataclass(frozen=True)
 class Weighted:
@@ -66,14 +68,36 @@ def weighted_return(
         raise LamoError(f"{episodes.source} does not hold the log-probabilities of its actions")
     ratios, rewards = _padded(episodes, likelihood - episodes.log_probs), _padded(episodes, episodes.rewards)
     log_weights = np.cumsum(ratios, axis=1)  # (E, T); ended episodes go on with ratio 1 and reward 0
-    top = log_weights.max(axis=0)
-    weights = np.exp(log_weights - np.where(np.isfinite(top), top, 0))  # what is the same for all episodes cancels
-    earned = weights * rewards * discount ** np.arange(rewards.shape[1])
+    paid = rewards * discount ** np.arange(rewards.shape[1])
+    weights = _relative(log_weights)
     last = weights[:, -1]
     size = float(last.sum() ** 2 / np.square(last).sum()) if last.any() else 0.0
-    value = _normalised(earned.sum(axis=0), weights.sum(axis=0))
-    drawn = np.empty(0) if bootstrap is None else _normalised(bootstrap.sums(earned), bootstrap.sums(weights))
+    value = _normalised((weights * paid).sum(axis=0), weights.sum(axis=0))
+    drawn = np.empty(0) if bootstrap is None else _resampled(log_weights, paid, bootstrap)
     return Weighted(float(value) if np.isfinite(value) else None, size, drawn)
+
+
+def _relative(log_weights: np.ndarray) -> np.ndarray:
+    """(E, T) -> (E, T): the weights relative to the largest of each step; what is the same for all episodes cancels."""
+    top = log_weights.max(axis=0)
+    return np.exp(log_weights - np.where(np.isfinite(top), top, 0))
+
+
+def _resampled(log_weights: np.ndarray, paid: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
+    """(E, T) and discounted rewards (E, T) -> (B,): the estimate from the episodes of each draw."""
+    weights, found = _relative(log_weights), []
+    earned = weights * paid
+    for counts in bootstrap.counts():
+        totals = counts @ weights
+        values = _normalised(counts @ earned, totals)
+        # Without the top episode of a step its weights may be too small to say: they are taken anew, relative to the
+        # largest that was drawn.
+        for draw in np.flatnonzero((totals < SMALLEST).any(axis=1)):
+            mine = counts[draw] > 0
+            own = _relative(log_weights[mine]) * counts[draw, mine, None]
+            values[draw] = _normalised((own * paid[mine]).sum(axis=0), own.sum(axis=0))
+        found.append(values)
+    return np.concatenate(found)
 
 
 def _normalised(earned: np.ndarray, weights: np.ndarray) -> np.ndarray:

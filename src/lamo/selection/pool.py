@@ -13,7 +13,7 @@ from lamo.config import Experiment, Spec, read_dataclass
 from lamo.data.episodes import Episodes
 from lamo.data.split import hold_out
 from lamo.errors import LamoError
-from lamo.prepare import read
+from lamo.prepare import as_components, read
 from lamo.runs import Run
 
 
@@ -66,11 +66,14 @@ def gather(runs: Sequence[str | Path], dataset: str | Path | None = None) -> Poo
         if dataset is not None:
             experiment = replace(experiment, dataset=str(dataset))
         name = str(experiment.dataset_name)
-        reading = json.dumps([name, experiment.columns, experiment.obs_keys, experiment.actions, experiment.reward])
+        options = [experiment.columns, experiment.obs_keys, experiment.actions, experiment.reward]
+        reading = json.dumps([name, *options, spec.action_kind])
         if reading not in known:
             whole = read(experiment)
             if len(np.unique(whole.ids)) < len(whole):
                 raise LamoError(f"{whole.source}: several episodes have one number, so they cannot be told apart")
+            if whole.discrete and spec.action_kind == "multidiscrete":
+                whole = as_components(whole)  # the form that the run was trained on
             known[reading] = whole, whole.digest()
         whole, digest = known[reading]
         first = first or reading

@@ -13,7 +13,7 @@ from lamo.data.episodes import Episodes
 from lamo.errors import LamoError
 from lamo.policy import Policy, load_policy
 from lamo.replay import holdout_errors, replay
-from lamo.selection.bootstrap import LEVEL, RESAMPLES, Bootstrap, interval
+from lamo.selection.bootstrap import LEVEL, RESAMPLES, Bootstrap, finite, interval
 from lamo.selection.fqe import CriticSettings, bootstrap_pools, discounted, first_values, fit, next_answers
 from lamo.selection.importance import log_likelihood, weighted_return
 from lamo.selection.pool import Entrant, Pool, gather, within
@@ -29,7 +29,8 @@ class SelectSettings(CriticSettings):
     """How policies are ranked."""
 
     max_steps: int = 100_000
-    """Logged steps that are read at most: beyond it, whole episodes chosen at random."""
+    """Logged steps that fitted Q evaluation and importance sampling read at most: beyond it, whole episodes chosen at
+    random. The held-out error reads every episode that no run was trained on."""
     epsilon: float = 0.1
     """Importance sampling of choices: share of uniformly random ones that is added to the policy, in each component."""
     sigma: float = 0.5
@@ -84,7 +85,10 @@ def select(
     rng = np.random.default_rng((settings.seed, POOL_STREAM))
     episodes = pool.episodes.select(within(pool.episodes, settings.max_steps, rng))
     if len(episodes) < len(pool.episodes):
-        notes.append(f"{len(episodes)} of {len(pool.episodes)} episodes are read (--max-steps {settings.max_steps}).")
+        but = "; the held-out error reads all that no run was trained on" if "holdout" in wanted else ""
+        notes.append(
+            f"{len(episodes)} of {len(pool.episodes)} episodes are read (--max-steps {settings.max_steps}){but}."
+        )
     if len(episodes) < 2:
         raise LamoError(f"{pool.dataset}: one episode says nothing about chance; policies are ranked on 2 or more")
     draws = _draw(episodes, settings)
@@ -194,7 +198,7 @@ def _values(
         values = first_values(critics, episodes, replayed)  # (members, E)
         drawn = draws.episodes.means(values.T)[np.arange(RESAMPLES), draws.members]
         numbers = interval(float(values.mean()), drawn)
-        found["fqe"] = {**numbers, "members": values.mean(axis=1).tolist()}, drawn
+        found["fqe"] = {**numbers, "members": [finite(value) for value in values.mean(axis=1).tolist()]}, drawn
     if "importance" in wanted:
         likely = log_likelihood(
             replayed.actions, episodes.actions, epsilon=settings.epsilon, sigma=settings.sigma, choices=choices
