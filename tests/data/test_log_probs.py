@@ -11,6 +11,7 @@ import pytest
 
 from lamo.collecting.actors import ActorBehaviour, from_sb3
 from lamo.collecting.collect import collect
+from lamo.data.recut import merge
 from lamo.data.sources import load_episodes
 from lamo.data.sources.d4rl import write_d4rl
 from lamo.envs.pool import EnvPool
@@ -31,6 +32,18 @@ def test_round_trip_and_subsets(make_episodes, flat_arrays, tmp_path: Path, rng:
     assert load_episodes(tmp_path / "b.hdf5").log_probs is None
     with pytest.raises(LamoError, match=r"log_probs must be \(9,\) float32"):
         replace(plain, log_probs=np.zeros(8, np.float32))
+
+
+def test_data_with_and_without_are_joined_aloud(make_episodes, tmp_path: Path, capsys) -> None:
+    plain = make_episodes([3, 2])
+    logged = replace(plain, log_probs=np.full(5, -1, np.float32))
+    paths = [write_d4rl(each, tmp_path / name) for each, name in ((logged, "a.hdf5"), (plain, "b.hdf5"))]
+    assert load_episodes(paths).log_probs is None
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "b.hdf5: has no log-probabilities of its actions, others have" in said
+    merge(paths, tmp_path / "c.lamo")
+    assert capsys.readouterr().err.count("\n") == 1
+    assert load_episodes([paths[0], paths[0]]).log_probs is not None and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
