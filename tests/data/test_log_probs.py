@@ -13,6 +13,7 @@ from lamo.collecting.actors import ActorBehaviour, from_sb3
 from lamo.collecting.collect import collect
 from lamo.data.recut import merge
 from lamo.data.sources import load_episodes
+from lamo.data.sources.arrays import write_npz
 from lamo.data.sources.d4rl import write_d4rl
 from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError
@@ -24,7 +25,8 @@ def test_round_trip_and_subsets(make_episodes, flat_arrays, tmp_path: Path, rng:
     assert logged.digest() == plain.digest()
     write_d4rl(logged, tmp_path / "a.hdf5")
     np.savez(tmp_path / "a.npz", behaviour_log_prob=logged.log_probs, **flat_arrays(plain))
-    for name in ("a.hdf5", "a.npz"):
+    write_npz(logged, tmp_path / "b.npz")
+    for name in ("a.hdf5", "a.npz", "b.npz"):
         read = load_episodes(tmp_path / name)
         assert read.log_probs is not None and np.array_equal(read.log_probs, logged.log_probs)
         assert np.array_equal(read.select([2, 0]).log_probs, logged.log_probs[[5, 6, 7, 8, 0, 1, 2]])

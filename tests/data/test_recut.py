@@ -14,6 +14,8 @@ from lamo.data.join import join
 from lamo.data.recut import convert, merge, split, subsample
 from lamo.data.sources.d4rl import write_d4rl
 from lamo.data.split import hold_out
+from lamo.data.stream import stream
+from lamo.errors import LamoError
 
 
 @pytest.fixture
@@ -71,6 +73,25 @@ def test_split_and_together_again(log, assert_same, tmp_path) -> None:
         found = load_episodes(tmp_path / "held" / f"{name}.hdf5")
         assert_same(found, wanted)
         np.testing.assert_array_equal(found.ids, wanted.ids)
+
+
+@pytest.mark.parametrize("suffix", [".lamo", ".hdf5", ".npz", ".parquet"])
+def test_parts_hold_out_what_the_whole_does(log, tmp_path, suffix) -> None:
+    episodes, path = log
+    split(path, tmp_path / "parts", parts=2, suffix=suffix)
+    parts = [load_episodes(tmp_path / "parts" / f"part_{i}{suffix}") for i in range(2)]
+    assert [part.ids.tolist() for part in parts] == [list(range(len(parts[0]))), list(range(len(parts[0]), 10))]
+    assert hold_out(join(parts), 0.3)[1].ids.tolist() == hold_out(episodes, 0.3)[1].ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "ids", [np.arange(3), np.arange(10.0), np.arange(10)[:, None], np.array([*range(9), 8]), np.array("all")]
+)
+def test_numbers_of_episodes_in_npz_that_are_none(log, flat_arrays, tmp_path, ids) -> None:
+    np.savez(tmp_path / "a.npz", **flat_arrays(log[0]), **{"metadata/ids": ids})
+    for read in (load_episodes, lambda path: list(stream(path, size=100))):
+        with pytest.raises(LamoError, match=r"a\.npz: metadata/ids .*; remove it from the file$"):
+            read(tmp_path / "a.npz")
 
 
 def test_subsample_draws_what_training_draws(log, assert_same, tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,18 @@ FORMATS: dict[str, tuple[Writer, str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=8)
-@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), size=st.integers(1, 800), final=st.booleans())
-def test_blocks_are_the_whole(make_episodes, assert_same, tmp_path_factory, name, lengths, size, final) -> None:
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    size=st.integers(1, 800),
+    final=st.booleans(),
+    numbered=st.booleans(),
+)
+def test_blocks_are_the_whole(
+    make_episodes, assert_same, tmp_path_factory, name, lengths, size, final, numbered
+) -> None:
     write, file, options = FORMATS[name]
-    episodes = make_episodes(lengths, final=final)
+    made = make_episodes(lengths, final=final)
+    episodes = replace(made, ids=3 + made.ids[::-1]) if numbered else made
     path = tmp_path_factory.mktemp("stream") / file
     write(episodes, path)
     whole = load_episodes(path, **options)
