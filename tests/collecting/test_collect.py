@@ -10,9 +10,10 @@ import pytest
 
 from lamo.cli import main
 from lamo.collecting.behaviours import RandomBehaviour
-from lamo.collecting.collect import collect
+from lamo.collecting.collect import collect, is_whole
 from lamo.collecting.record import record_block
 from lamo.collecting.request import Request
+from lamo.data.recut import subsample
 from lamo.data.sources import load_episodes
 from lamo.envs.pool import EVALUATION_SEED_BASE, EnvPool
 from lamo.errors import LamoError
@@ -120,6 +121,15 @@ def test_the_command_asks_for_the_same_numbers() -> None:
     told = {word.removeprefix("--"): words[i + 1] for i, word in enumerate(words) if word.startswith("--")}
     assert {key: type(value)(told[key]) for key, value in asked.items()} == asked
     assert "--target 60 --out" in Request("CartPole-v1", 2, "runs/a", target=60.0).command(Path("x.hdf5"))
+
+
+def test_what_was_made_of_a_recording_is_not_what_its_command_records(tmp_path: Path) -> None:
+    request, out = Request("reacher2d", 4, "random"), tmp_path / "a.hdf5"
+    collect("reacher2d", 4, out, policy="random")
+    assert is_whole(request, out)
+    subsample(out.rename(tmp_path / "b.hdf5"), out, ratio=0.5)
+    assert load_episodes(out).metadata["attributes"]["command"] == request.command(out)
+    assert not is_whole(request, out)
 
 
 def test_an_existing_file_is_left_alone(tmp_path: Path) -> None:
