@@ -10,8 +10,10 @@ import pytest
 
 from lamo.cli import main
 from lamo.collecting.behaviours import RandomBehaviour
-from lamo.collecting.collect import collect
+from lamo.collecting.collect import collect, is_whole
 from lamo.collecting.record import record_block
+from lamo.collecting.request import Request
+from lamo.data.recut import subsample
 from lamo.data.sources import load_episodes
 from lamo.envs.pool import EVALUATION_SEED_BASE, EnvPool
 from lamo.errors import LamoError
@@ -104,6 +106,30 @@ def test_bad_requests(arguments: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(LamoError, match=message):
         collect(out=tmp_path / "deep" / "out.hdf5", **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_asks_for_the_same_numbers() -> None:
+    asked = {
+        "episodes": 2,
+        "horizon": 1_234_567,
+        "target": 12345.67,
+        "noise": 0.1234567,
+        "epsilon": 1 / 3,
+        "envs": 10**6,
+    }
+    words = Request("CartPole-v1", policy="runs/a", **asked).command(Path("x.hdf5")).split()
+    told = {word.removeprefix("--"): words[i + 1] for i, word in enumerate(words) if word.startswith("--")}
+    assert {key: type(value)(told[key]) for key, value in asked.items()} == asked
+    assert "--target 60 --out" in Request("CartPole-v1", 2, "runs/a", target=60.0).command(Path("x.hdf5"))
+
+
+def test_what_was_made_of_a_recording_is_not_what_its_command_records(tmp_path: Path) -> None:
+    request, out = Request("reacher2d", 4, "random"), tmp_path / "a.hdf5"
+    collect("reacher2d", 4, out, policy="random")
+    assert is_whole(request, out)
+    subsample(out.rename(tmp_path / "b.hdf5"), out, ratio=0.5)
+    assert load_episodes(out).metadata["attributes"]["command"] == request.command(out)
+    assert not is_whole(request, out)
 
 
 def test_an_existing_file_is_left_alone(tmp_path: Path) -> None:

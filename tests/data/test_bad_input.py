@@ -64,7 +64,7 @@ LEROBOT, TABLES = ("lerobot 2", "lerobot 3"), ("csv", "parquet", "lerobot 2", "l
 # What cannot befall a format, and why.
 CANNOT = {
     **dict.fromkeys(itertools.product(("npz", "d4rl", "trajectories", "store"), ["reordered"]), "steps have no number"),
-    **dict.fromkeys(itertools.product(("npz", "trajectories"), ["duplicate ids"]), "an episode's number is its place"),
+    ("trajectories", "duplicate ids"): "an episode's number is its place",
     **dict.fromkeys(itertools.product(set(KINDS) - set(TABLES), ["unsorted time"]), "there is no time"),
     ("csv", "mixed shapes"): "a cell is one number",
     ("trajectories", "huge attribute"): "there are no attributes",
@@ -208,7 +208,7 @@ def harmed(reader: str, harm: str, root: Path) -> tuple[Files, str]:
 def duplicated(reader: str, files: Files) -> tuple[Files, str]:
     kind = KINDS[reader]
     arrays = dict(kind.arrays)
-    if reader == "d4rl":
+    if reader in ("npz", "d4rl"):
         notes = {"metadata/ids": np.array([0, 1, 1]), "metadata/unfinished": np.zeros(3, bool)}
         return changed(kind, **notes), "metadata/ids numbers two episodes alike"
     if reader in ("minari", "robomimic"):

@@ -11,7 +11,9 @@ import pytest
 
 from lamo.collecting.actors import ActorBehaviour, from_sb3
 from lamo.collecting.collect import collect
+from lamo.data.recut import merge
 from lamo.data.sources import load_episodes
+from lamo.data.sources.arrays import write_npz
 from lamo.data.sources.d4rl import write_d4rl
 from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError
@@ -23,7 +25,8 @@ def test_round_trip_and_subsets(make_episodes, flat_arrays, tmp_path: Path, rng:
     assert logged.digest() == plain.digest()
     write_d4rl(logged, tmp_path / "a.hdf5")
     np.savez(tmp_path / "a.npz", behaviour_log_prob=logged.log_probs, **flat_arrays(plain))
-    for name in ("a.hdf5", "a.npz"):
+    write_npz(logged, tmp_path / "b.npz")
+    for name in ("a.hdf5", "a.npz", "b.npz"):
         read = load_episodes(tmp_path / name)
         assert read.log_probs is not None and np.array_equal(read.log_probs, logged.log_probs)
         assert np.array_equal(read.select([2, 0]).log_probs, logged.log_probs[[5, 6, 7, 8, 0, 1, 2]])
@@ -31,6 +34,18 @@ def test_round_trip_and_subsets(make_episodes, flat_arrays, tmp_path: Path, rng:
     assert load_episodes(tmp_path / "b.hdf5").log_probs is None
     with pytest.raises(LamoError, match=r"log_probs must be \(9,\) float32"):
         replace(plain, log_probs=np.zeros(8, np.float32))
+
+
+def test_data_with_and_without_are_joined_aloud(make_episodes, tmp_path: Path, capsys) -> None:
+    plain = make_episodes([3, 2])
+    logged = replace(plain, log_probs=np.full(5, -1, np.float32))
+    paths = [write_d4rl(each, tmp_path / name) for each, name in ((logged, "a.hdf5"), (plain, "b.hdf5"))]
+    assert load_episodes(paths).log_probs is None
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "b.hdf5: has no log-probabilities of its actions, others have" in said
+    merge(paths, tmp_path / "c.lamo")
+    assert capsys.readouterr().err.count("\n") == 1
+    assert load_episodes([paths[0], paths[0]]).log_probs is not None and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

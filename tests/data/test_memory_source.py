@@ -65,6 +65,19 @@ def test_flat_arrays(make_episodes, flat_arrays, assert_same, kinds, actions):
     assert by_number.ids.tolist() == [9, 3, 5, 8, 1, 2][: len(episodes)]
 
 
+def test_the_last_of_the_next_observations(make_episodes, flat_arrays, assert_same):
+    episodes = make_episodes([3, 1, 4], final=True)
+    following = np.concatenate([episodes.observations[1:], episodes.observations[:1]])
+    following[episodes.offsets[1:] - 1] = episodes.final_observations
+    given = {**flat_arrays(episodes), "next_observations": following}
+    numbers = np.repeat([0, 1, 2], episodes.lengths)
+    for data in (given, {**given, "episode": numbers}):
+        assert_same(lamo.episodes_from(data), episodes)
+        assert_same(lamo.episodes_from({**data, "next_observations": {"a": following}}), episodes)
+    one_by_one = [parts(episodes, e, False) | {"next_observations": following[numbers == e]} for e in range(3)]
+    assert_same(lamo.episodes_from(one_by_one), episodes)
+
+
 def test_arrays_are_copied(make_episodes, flat_arrays):
     arrays = flat_arrays(make_episodes([3, 4]))
     for data in (arrays, {**arrays, "episode": [0] * 3 + [1] * 4}, [{k: v for k, v in arrays.items() if k[0] != "t"}]):
@@ -136,6 +149,9 @@ SOUND = {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 1)), "rewards
         ({"actions": np.zeros((3, 1), complex)}, "type complex128"),
         ({"observations": {"a": np.zeros(3), "b": np.zeros(4)}}, "different lengths"),
         ({"observations": {}}, "different lengths"),
+        ({"next_observations": np.zeros((2, 2))}, "different lengths"),
+        ({"next_observations": np.zeros((3, 3))}, "next_observations"),
+        ({"next_observations": [[0, 0], [0, 0], [0, np.inf]]}, "after the last action of episode"),
     ],
 )
 @pytest.mark.parametrize("form", ["flat", "numbered", "iterable"])

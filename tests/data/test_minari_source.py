@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lamo.data import load_episodes
+from lamo.data.stream import stream
 from lamo.errors import LamoError
 
 with warnings.catch_warnings():
@@ -173,13 +174,25 @@ def test_keys_of_a_dict_are_in_order(store):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_discrete_actions(store, storage):
-    action = spaces.Discrete(4, start=1)
+@pytest.mark.parametrize("start", [1, -2])
+def test_discrete_actions(store, storage, start):
+    action = spaces.Discrete(4, start=start)
     log = create("world-v0", BOX, action, storage)
     episodes = load_episodes("world-v0")
-    check(episodes, [(o, [a - 1 for a in actions], r) for o, actions, r in log], BOX)  # choices counted from 0
+    check(episodes, [(o, [a - start for a in actions], r) for o, actions, r in log], BOX)  # choices counted from 0
     assert episodes.discrete
     assert episodes.metadata["action_choices"] == 4
+    blocks = list(stream("world-v0", size=1))
+    assert len(blocks) == 3
+    np.testing.assert_array_equal(np.concatenate([block.actions for block in blocks]), episodes.actions)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_several_choices_counted_from_below_zero(store, storage):
+    log = create("world-v0", BOX, spaces.MultiDiscrete([3, 5], start=[-1, -4]), storage)
+    episodes = load_episodes("world-v0")
+    check(episodes, [(o, [a + [1, 4] for a in actions], r) for o, actions, r in log], BOX)
+    assert episodes.choices == (3, 5)
 
 
 def test_every_way_to_name_it(store, tmp_path):
@@ -410,7 +423,9 @@ def test_arrow_without_pyarrow(store, monkeypatch):
         ({"type": "MultiDiscrete", "nvec": [[3], [2]]}, [[[2], [0]], [[1], [1]]], [[2, 0], [1, 1]], (3, 2)),
         ({"type": "MultiDiscrete", "nvec": [5], "start": [1]}, [[5], [1]], [[4], [0]], (5,)),
         ({"type": "MultiBinary", "n": 2}, [[1, 0], [0, 0]], [[1, 0], [0, 0]], (2, 2)),
+        ({"type": "MultiDiscrete", "nvec": [3, 2], "start": [-1, 0]}, [[1, 1], [-1, 0]], [[2, 1], [0, 0]], (3, 2)),
         ({"type": "Discrete", "n": 4, "start": 2}, [5, 2], [3, 0], (4,)),
+        ({"type": "Discrete", "n": 4, "start": -1}, [2, -1], [3, 0], (4,)),
     ],
 )
 def test_choices_of_every_space(tmp_path, space, stored, actions, choices):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -14,6 +15,9 @@ from lamo.data.join import join
 from lamo.data.recut import convert, merge, split, subsample
 from lamo.data.sources.d4rl import write_d4rl
 from lamo.data.split import hold_out
+from lamo.data.store_writer import write_store
+from lamo.data.stream import stream
+from lamo.errors import LamoError
 
 
 @pytest.fixture
@@ -73,12 +77,70 @@ def test_split_and_together_again(log, assert_same, tmp_path) -> None:
         np.testing.assert_array_equal(found.ids, wanted.ids)
 
 
+@pytest.mark.parametrize("suffix", [".lamo", ".hdf5", ".npz", ".parquet"])
+def test_parts_hold_out_what_the_whole_does(log, tmp_path, suffix) -> None:
+    episodes, path = log
+    split(path, tmp_path / "parts", parts=2, suffix=suffix)
+    parts = [load_episodes(tmp_path / "parts" / f"part_{i}{suffix}") for i in range(2)]
+    assert [part.ids.tolist() for part in parts] == [list(range(len(parts[0]))), list(range(len(parts[0]), 10))]
+    assert hold_out(join(parts), 0.3)[1].ids.tolist() == hold_out(episodes, 0.3)[1].ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "ids", [np.arange(3), np.arange(10.0), np.arange(10)[:, None], np.array([*range(9), 8]), np.array("all")]
+)
+def test_numbers_of_episodes_in_npz_that_are_none(log, flat_arrays, tmp_path, ids) -> None:
+    np.savez(tmp_path / "a.npz", **flat_arrays(log[0]), **{"metadata/ids": ids})
+    for read in (load_episodes, lambda path: list(stream(path, size=100))):
+        with pytest.raises(LamoError, match=r"a\.npz: metadata/ids .*; remove it from the file$"):
+            read(tmp_path / "a.npz")
+
+
 def test_subsample_draws_what_training_draws(log, assert_same, tmp_path) -> None:
     episodes, path = log
     subsample(path, tmp_path / "share.lamo", ratio=0.4, seed=3)
     assert_same(load_episodes(tmp_path / "share.lamo"), episodes.subsample(0.4, 3))
     subsample(path, tmp_path / "four.lamo", episodes=4, seed=3)
     assert_same(load_episodes(tmp_path / "four.lamo"), episodes.subsample(0.4, 3))
+
+
+RECORDED = {
+    "policy": "sb3:é.zip", "seed": 3, "command": "lamo data collect …", "settings": "{}", "return_mean": 0.5,
+    "episodes": 10, "sure": True, "scales": [1.5, 2.0], "names": ["a", "b"], "none": [], "text": "x" * 100_000,
+}  # fmt: skip
+BOUNDS = {"env_id": "Hopper-v5", "action_low": [-1.0, -1.0], "action_high": [1.0, 1.0]}
+
+
+def test_hdf5_keeps_the_attributes_of_the_recording(log, tmp_path, capsys) -> None:
+    episodes, _ = log
+    write_d4rl(episodes, tmp_path / "a.hdf5", BOUNDS | RECORDED)
+    convert(tmp_path / "a.hdf5", tmp_path / "b.hdf5", command="one")
+    convert(tmp_path / "b.hdf5", tmp_path / "c.lamo", command="two")
+    convert(tmp_path / "c.lamo", tmp_path / "d.h5", command="three")
+    for name in ("a.hdf5", "b.hdf5", "d.h5"):
+        assert load_episodes(tmp_path / name).metadata["attributes"] == BOUNDS | RECORDED
+    assert [each["command"] for each in load_episodes(tmp_path / "d.h5").metadata["history"]] == ["one", "two", "three"]
+    with h5py.File(tmp_path / "d.h5") as file:
+        assert set(file.attrs) == set(BOUNDS | RECORDED)
+    subsample(tmp_path / "a.hdf5", tmp_path / "few.hdf5", ratio=0.5)
+    split(tmp_path / "a.hdf5", tmp_path / "parts", parts=2, suffix=".hdf5")
+    for name in ("few.hdf5", "parts/part_0.hdf5"):  # what was said of all episodes is not true of some
+        told = load_episodes(tmp_path / name).metadata["attributes"]
+        assert RECORDED.keys() - told.keys() == {"return_mean", "episodes"}
+    assert not capsys.readouterr().err
+
+
+def test_attributes_that_hdf5_has_no_place_for_are_left_out_aloud(make_episodes, tmp_path, capsys) -> None:
+    odd = {"": 1, "zero": "a\0b", "torn": "\udc80", "huge": 1 << 80, "long": [0] * 9_000, "mixed": [1, "a"], "deep": {}}
+    told = {"attributes": {**odd, "unknown": None, "policy": "random", "env_name": "other", "action_choices": 7}}
+    write_store(make_episodes([3, 4], metadata=told), tmp_path / "a.lamo")
+    convert(tmp_path / "a.lamo", tmp_path / "b.hdf5")
+    said = capsys.readouterr().err
+    assert (
+        said.count("\n") == 1 and "b.hdf5: attributes that HDF5 has no place for are left out: , zero, torn, " in said
+    )
+    back = load_episodes(tmp_path / "b.hdf5")
+    assert back.metadata["attributes"] == {"policy": "random"} and back.metadata["env"] is None
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from lamo.cli import main
 from lamo.data import Transitions, Windows, load_episodes
+from lamo.data.join import join
 from lamo.data.store import verify_store
 from lamo.data.store_writer import write_store
 from lamo.errors import LamoError
@@ -85,6 +86,26 @@ def test_any_division_into_stores_gives_the_same_windows(
             except LamoError:
                 continue
             assert_drawn_alike(Transitions(mine, statistics, following=following), wanted)
+
+
+@pytest.mark.parametrize("replaced", ["rewards", "observations"])
+def test_one_array_of_joined_stores_is_in_memory(make_episodes, assert_same, tmp_path, monkeypatch, replaced) -> None:
+    """What is chosen of it, and what it is joined with, are the rows of each array."""
+    episodes = make_episodes([3, 1, 5, 4, 2])
+    for name, chosen in (("a", [0, 1]), ("b", [2, 3, 4])):
+        write_store(episodes.select(chosen), tmp_path / f"{name}.lamo")
+    stores = load_episodes([tmp_path / "a.lamo", tmp_path / "b.lamo"])
+    changed = {replaced: 2 * getattr(episodes, replaced)}
+    mixed, wanted = replace(stores, **changed), replace(episodes, **changed)
+    monkeypatch.setattr("lamo.data.episodes.COPIED", 0)
+    for chosen in ([1, 3], [4, 0], [2]):
+        assert_same(mixed.select(chosen), wanted.select(chosen))
+        assert_same(mixed._remembered(np.array(chosen)), wanted.select(chosen))
+    for parts, steps in (((mixed, stores), (0, 15)), ((stores, mixed), (15, 30))):
+        whole = join(parts)
+        for key in ("observations", "actions", "rewards", "returns_to_go"):
+            np.testing.assert_array_equal(getattr(whole, key)[slice(*steps)], getattr(wanted, key))
+    assert_drawn_alike(Windows(mixed, 3, 2.0), Windows(wanted, 3, 2.0))
 
 
 def assert_drawn_alike(mine: Windows | Transitions, theirs: Windows | Transitions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,17 @@ def flags_alone(episodes: Episodes, path: Path) -> Path:
     return path
 
 
+def untimed(episodes: Episodes, path: Path) -> Path:
+    """A table that does not count the steps."""
+    parquet.write_table(parquet.read_table(write_table(episodes, path)).drop_columns(["step"]), path)
+    return path
+
+
 def per_file(episodes: Episodes, path: Path) -> Path:
-    """A folder with a table for each episode, all numbered alike."""
+    """A folder with a table for each episode, and an empty one."""
     for index in range(len(episodes)):
-        write_table(episodes.select([index]), path / f"{index}.parquet")
+        untimed(episodes.select([index]), path / f"{index}.parquet")
+    parquet.write_table(parquet.read_table(path / "0.parquet").slice(0, 0), path / f"{len(episodes)}.parquet")
     return path
 
 
@@ -75,6 +83,8 @@ FORMATS: dict[str, tuple[Writer, str, dict[str, Any]]] = {
     "csv": (write_table, "x.csv", {}),
     "named": (named, "x.parquet", {}),
     "flags": (flags_alone, "x.parquet", {}),
+    "untimed": (untimed, "x.parquet", {}),
+    "folder": (per_file, "x", {}),
     "files": (per_file, "x", {"columns": ("episode=file",)}),
     "lerobot2": (lambda episodes, path: write_lerobot(episodes, path, 2), "x", {}),
     "lerobot3": (lambda episodes, path: write_lerobot(episodes, path, 3), "x", {}),
@@ -84,16 +94,26 @@ FORMATS: dict[str, tuple[Writer, str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=8)
-@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), size=st.integers(1, 800), final=st.booleans())
-def test_blocks_are_the_whole(make_episodes, assert_same, tmp_path_factory, name, lengths, size, final) -> None:
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    size=st.integers(1, 800),
+    final=st.booleans(),
+    numbered=st.booleans(),
+)
+def test_blocks_are_the_whole(
+    make_episodes, assert_same, tmp_path_factory, name, lengths, size, final, numbered
+) -> None:
     write, file, options = FORMATS[name]
-    episodes = make_episodes(lengths, final=final)
+    made = make_episodes(lengths, final=final)
+    episodes = replace(made, ids=3 + made.ids[::-1]) if numbered else made
     path = tmp_path_factory.mktemp("stream") / file
     write(episodes, path)
     whole = load_episodes(path, **options)
-    found = stream(path, ReadOptions(**options), size)
-    for _ in range(2):  # a stream can be walked through again
-        blocks = list(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lamo.data.sources.tables.BLOCK", 3)  # rows of a batch
+        found = stream(path, ReadOptions(**options), size)
+        walked = [list(found) for _ in range(2)]  # a stream can be walked through again
+    for blocks in walked:
         assert max(len(block) for block in blocks) < 2 or size > 20
         joined = join(blocks)
         assert_same(joined, whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +99,10 @@ def test_round_trip(make_episodes, assert_same, tmp_path_factory, kinds, actions
 
 def test_what_a_table_cannot_say_is_said(make_episodes, tmp_path, capsys):
     bounds = {"action_low": [-1.0, -1.0], "action_high": [1.0, 1.0], "env": "X-v0"}
-    episodes = make_episodes([3, 4], final=True, metadata=bounds)
+    episodes = replace(make_episodes([3, 4], final=True, metadata=bounds), log_probs=np.full(7, -1, np.float32))
     back = load_episodes(write_table(episodes, tmp_path / "log.parquet"))
-    assert "it is left out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "it is left out" in said and "no place for log-probabilities of actions; they are left out" in said
     assert {key: back.metadata[key] for key in bounds} == bounds
     with pytest.raises(LamoError, match=r"written as \.csv"):
         write_table(episodes, tmp_path / "log.xlsx")

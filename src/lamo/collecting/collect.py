@@ -22,6 +22,7 @@ from lamo.collecting.workers import in_workers
 from lamo.data.episodes import Episodes
 from lamo.data.sources import load_episodes
 from lamo.data.sources.d4rl import write_d4rl_parts
+from lamo.data.sources.notes import HISTORY
 from lamo.envs.pool import EnvPool, collection_seed
 from lamo.errors import LamoError
 from lamo.signals import Signals, Stopped
@@ -329,9 +330,13 @@ def destinations(tasks: str, out: Path) -> list[tuple[str, Path]]:
 
 
 def is_whole(request: Request, out: Path) -> bool:
-    """Whether `out` is what this request writes: so says the command in it, and the digest of its policy."""
+    """Whether `out` is what this request writes: so says the command in it, and the digest of its policy. What was made
+    of a recording has its attributes, and a history.
+    """
     try:
         with h5py.File(out, "r") as file:
+            if f"metadata/{HISTORY}" in file:
+                return False
             found = {name: file.attrs.get(name) for name in ("command", "policy_digest", "versions")}
     except OSError:
         return False

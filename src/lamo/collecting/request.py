@@ -90,7 +90,8 @@ class Request:
             ("epsilon", self.epsilon, 0.0),
             ("envs", self.envs, ENVS),
         ):
-            words += [f"--{option} {value:g}"] if value is not None and value != default else []
+            if value is not None and value != default:
+                words.append(f"--{option} {str(value).removesuffix('.0')}")  # every digit: rounded it asks for others
         words += [f"--out {shlex.quote(out.name)}"] if out else []
         return " ".join(words)
 

@@ -15,7 +15,7 @@ from lamo.data.join import lineage
 from lamo.data.relabel import warning
 from lamo.data.sources.arrays import write_npz
 from lamo.data.sources.beside import name_beside
-from lamo.data.sources.d4rl import write_d4rl
+from lamo.data.sources.d4rl import recorded_attributes, write_d4rl
 from lamo.data.sources.lerobot_writer import write_lerobot
 from lamo.data.sources.minari_writer import write_minari
 from lamo.data.sources.options import ReadOptions, WriteOptions
@@ -46,9 +46,14 @@ def _is_written_as_it_is(episodes: Episodes, path: Path) -> None:
     """The store: what other formats are written from."""
 
 
+def _write_d4rl(episodes: Episodes, path: Path) -> None:
+    """D4RL's layout, with the attributes of the recording."""
+    write_d4rl(episodes, path, recorded_attributes(episodes, path.name))
+
+
 FORMATS = {
     "lamo": Format((SUFFIX,), _is_written_as_it_is),
-    "hdf5": Format((".hdf5", ".h5"), write_d4rl),
+    "hdf5": Format((".hdf5", ".h5"), _write_d4rl),
     "npz": Format((".npz",), write_npz, silent=True),
     "csv": Format((".csv", ".tsv"), write_table, silent=True),
     "parquet": Format((".parquet", ".pq"), write_table),

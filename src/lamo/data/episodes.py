@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lamo.data.actions import ActionKind, action_kind, choices_of
-from lamo.data.spans import Layout, Spans, as_array, is_mapped
+from lamo.data.spans import chooser, is_mapped
 from lamo.errors import LamoError
 
 BLOCK = 1 << 14  # rows handled at once where a whole-array temporary would cost a second copy of the dataset
@@ -312,16 +312,7 @@ class Episodes:
 
     def _remembered(self, chosen: np.ndarray) -> Episodes:
         """The episodes at these positions, whose steps stay where they are."""
-        spans: Any = self.observations
-        starts, lengths = self.offsets[chosen], self.lengths[chosen]
-        if isinstance(spans, Spans):
-            layout = spans.layout.chosen(starts, lengths)
-        else:
-            layout = Layout(np.zeros(len(chosen), np.int64), starts, lengths)
-
-        def rows(value: Any) -> np.ndarray:
-            return value.chosen(layout) if isinstance(value, Spans) else as_array(Spans([value], layout))
-
+        rows = chooser(self.offsets[chosen], self.lengths[chosen])
         out = self._chosen(chosen, rows)
         if self.known is None:
             return out

@@ -10,7 +10,7 @@ import numpy as np
 
 from lamo.data.actions import KIND_WORDS
 from lamo.data.episodes import Episodes, Extremes, Moments, Recorded
-from lamo.data.spans import Layout, Spans, as_array
+from lamo.data.spans import joiner
 from lamo.errors import LamoError, warn
 
 _ALIKE = ("env", "action_low", "action_high", "action_choices", "action_nvec", "observation_keys", "observation_sizes")
@@ -29,7 +29,7 @@ def join(parts: Sequence[Episodes]) -> Episodes:
     for other in parts[1:]:
         check_alike(first, other)
     ids = join_ids([part.ids for part in parts])
-    layouts = _Layouts(parts)
+    rows = joiner()
     finals = None
     if any(part.final_observations is not None for part in parts):
         width = first.observations.shape[1]
@@ -37,14 +37,15 @@ def join(parts: Sequence[Episodes]) -> Episodes:
         finals = np.concatenate(
             [b if a.final_observations is None else a.final_observations for a, b in zip(parts, unknown, strict=True)]
         )
-    log_probs = None
-    if all(part.log_probs is not None for part in parts):
-        log_probs = layouts.rows([part.log_probs for part in parts])
+    log_probs = [part.log_probs for part in parts if part.log_probs is not None]
+    if 0 < len(log_probs) < len(parts):
+        without = next(part for part in parts if part.log_probs is None)
+        warn(f"{without.source}: has no log-probabilities of its actions, others have: they are left out of all")
     ends = np.cumsum([0, *(part.steps for part in parts)])
     whole = Episodes(
-        observations=layouts.rows([part.observations for part in parts]),
-        actions=layouts.rows([part.actions for part in parts]),
-        rewards=layouts.rows([part.rewards for part in parts]),
+        observations=rows([part.observations for part in parts]),
+        actions=rows([part.actions for part in parts]),
+        rewards=rows([part.rewards for part in parts]),
         offsets=np.concatenate(
             [np.zeros(1, np.int64), *(part.offsets[1:] + at for part, at in zip(parts, ends.tolist(), strict=False))]
         ),
@@ -52,39 +53,16 @@ def join(parts: Sequence[Episodes]) -> Episodes:
         truncated=np.concatenate([part.truncated for part in parts]),
         ids=ids,
         final_observations=finals,
-        log_probs=log_probs,
+        log_probs=rows(log_probs) if len(log_probs) == len(parts) else None,
         metadata=join_metadata([part.metadata for part in parts]),
     )
     return whole.with_record(
         Recorded(
-            layouts.rows([part.returns_to_go for part in parts]),
+            rows([part.returns_to_go for part in parts]),
             np.concatenate([part.returns for part in parts]),
             **_together(parts),
         )
     )
-
-
-class _Layouts:
-    """The one layout of arrays that lie in several parts."""
-
-    def __init__(self, parts: Sequence[Episodes]) -> None:
-        which, starts, lengths, base = [], [], [], 0
-        for part in parts:
-            own: Any = part.observations
-            layout = own.layout if isinstance(own, Spans) else _whole(part.steps)
-            which.append(layout.which + base)
-            starts.append(layout.starts)
-            lengths.append(np.diff(layout.bounds))
-            base += len(own.arrays) if isinstance(own, Spans) else 1
-        self.layout = Layout(*map(np.concatenate, (which, starts, lengths)))
-
-    def rows(self, values: Sequence[Any]) -> np.ndarray:
-        arrays = [array for value in values for array in (value.arrays if isinstance(value, Spans) else (value,))]
-        return as_array(Spans(arrays, self.layout))
-
-
-def _whole(steps: int) -> Layout:
-    return Layout(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([steps]))
 
 
 def _together(parts: Sequence[Episodes]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from lamo.data.convert import FORMATS, NAMED, Format, Progress, check_target, opened, write
 from lamo.data.episodes import Episodes
 from lamo.data.join import join, lineage
+from lamo.data.relabel import true_of
 from lamo.data.sources.beside import new_folder
 from lamo.data.sources.options import ReadOptions, WriteOptions
 from lamo.data.split import hold_out
@@ -100,7 +102,7 @@ def subsample(
             raise LamoError(f"--episodes {episodes} is not within 1 … {len(whole)}, the episodes of {whole.source}")
         share = ratio if ratio is not None else (episodes or 0) / len(whole)
         told = [described(whole)]
-        chosen = whole.subsample(share, seed)
+        chosen = _fewer(whole, whole.subsample(share, seed))
         return _told(
             write(of_episodes(chosen), path, target, command=command, sources=told, progress=progress),
             path,
@@ -142,7 +144,9 @@ def split(
         results = []
         for name, piece in pieces.items():
             path = place / f"{name}{suffix}"
-            written = write(of_episodes(piece), path, target, command=command, sources=told, progress=progress)
+            written = write(
+                of_episodes(_fewer(whole, piece)), path, target, command=command, sources=told, progress=progress
+            )
             results.append(_told(written, folder / path.name, told, target))
         del written
     return results
@@ -162,6 +166,13 @@ def _runs(whole: Episodes, parts: int) -> Iterator[np.ndarray]:
         bounds.append(min(max(end, bounds[-1] + 1), len(whole) - (parts - 1 - i)))
     bounds.append(len(whole))
     return (np.arange(a, b) for a, b in pairwise(bounds))
+
+
+def _fewer(whole: Episodes, chosen: Episodes) -> Episodes:
+    """Some of the episodes without what the attributes say of all: mean return, number, seeds."""
+    if len(chosen) == len(whole):
+        return chosen
+    return replace(chosen, metadata=true_of(chosen.metadata, episodes_stay=False))
 
 
 def described(episodes: Episodes) -> dict[str, Any]:

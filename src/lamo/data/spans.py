@@ -4,12 +4,12 @@
     spans                 [a2 a3] [a4 a5]        [b0 b1 b2]        whole episodes
     read as          0  1    2  3    4  5  6                       which 0 0 1, starts 2 4 0, bounds 0 2 4 7
 
-All arrays of one `Episodes` share a `Layout`, so rows are located once for all of them (`take_rows`).
+Arrays of one `Episodes` mostly share a `Layout`, so rows are located once for all of them (`take_rows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -110,14 +110,57 @@ class Spans:
         """All of it, in memory."""
         return np.asarray(self[:], dtype)
 
-    def chosen(self, layout: Layout) -> np.ndarray:
-        """The same arrays in another layout."""
-        return as_array(Spans(self.arrays, layout))
-
 
 def as_array(spans: Spans) -> np.ndarray:
     """Spans where an array is declared: `Episodes` and what reads it use no more of an array than these have."""
     return cast(np.ndarray, spans)
+
+
+def chooser(starts: np.ndarray, lengths: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What gives of an array the rows of these spans, (P,) each, without a copy: arrays of one layout, or of none,
+    share the new one.
+    """
+    layouts: dict[Layout | None, Layout] = {None: Layout(np.zeros(len(starts), np.int64), starts, lengths)}
+
+    def rows(value: Any) -> np.ndarray:
+        arrays, layout = _laid(value)
+        if layout not in layouts:
+            assert layout is not None
+            layouts[layout] = layout.chosen(starts, lengths)
+        return as_array(Spans(arrays, layouts[layout]))
+
+    return rows
+
+
+def joiner() -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    """What puts arrays end to end without a copy: those of equal layouts share the new one."""
+    layouts: dict[tuple[Layout | None, ...], Layout] = {}
+
+    def rows(values: Sequence[Any]) -> np.ndarray:
+        parts = [_laid(value) for value in values]
+        key = tuple(layout for _, layout in parts)
+        if key not in layouts:
+            layouts[key] = _end_to_end([len(value) for value in values], parts)
+        return as_array(Spans([array for arrays, _ in parts for array in arrays], layouts[key]))
+
+    return rows
+
+
+def _laid(value: Any) -> tuple[tuple[np.ndarray, ...], Layout | None]:
+    """The arrays that hold the rows, and where there; None: one array does, from its first row on."""
+    return (value.arrays, value.layout) if isinstance(value, Spans) else ((value,), None)
+
+
+def _end_to_end(counts: Sequence[int], parts: Sequence[tuple[tuple[np.ndarray, ...], Layout | None]]) -> Layout:
+    which, starts, lengths, base = [], [], [], 0
+    for count, (arrays, layout) in zip(counts, parts, strict=True):
+        if layout is None:
+            layout = Layout(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([count]))
+        which.append(layout.which + base)
+        starts.append(layout.starts)
+        lengths.append(np.diff(layout.bounds))
+        base += len(arrays)
+    return Layout(*map(np.concatenate, (which, starts, lengths)))
 
 
 Group = tuple[int, np.ndarray | None, np.ndarray]

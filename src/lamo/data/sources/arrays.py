@@ -14,7 +14,7 @@ import numpy as np
 
 from lamo.data.episodes import BLOCK, Episodes
 from lamo.data.sources.beside import new_file
-from lamo.data.sources.flat import USED, check_bomb, check_fits, flat_blocks
+from lamo.data.sources.flat import LOG_PROBS, USED, check_bomb, check_fits, flat_blocks, read_into
 from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError, warn
 
@@ -89,9 +89,9 @@ def write_npz(episodes: Episodes, path: str | Path) -> Path:
     """Write `.npz` with D4RL's keys beside `path`, then rename it into place; return the path.
 
     Of choices their number is written as well (`action_choices`, or `action_nvec` for each component), which says that
-    they are choices. As in D4RL's files an unfinished episode that is not the last is closed by a timeout. What was
-    seen after the last actions has no place there and is left out, with a warning. Raises `LamoError` where the file
-    cannot be written.
+    they are choices, and of episodes their numbers (`metadata/ids`) where these are not 0, 1, …. As in D4RL's files an
+    unfinished episode that is not the last is closed by a timeout. What was seen after the last actions has no place
+    there and is left out, with a warning. Raises `LamoError` where the file cannot be written.
     """
     path = Path(path)
     if episodes.final_observations is not None:
@@ -99,10 +99,13 @@ def write_npz(episodes: Episodes, path: str | Path) -> Path:
     ends = episodes.offsets[1:] - 1
     flags = {"terminals": episodes.terminated, "timeouts": episodes.truncated.copy()}
     flags["timeouts"][:-1] |= episodes.unfinished[:-1]
-    names = ["observations", "actions", "rewards"]
+    arrays = {"observations": episodes.observations, "actions": episodes.actions, "rewards": episodes.rewards}
+    if episodes.log_probs is not None:
+        arrays[LOG_PROBS[0]] = episodes.log_probs
+    if not np.array_equal(episodes.ids, np.arange(len(episodes))):
+        arrays[_IDS] = episodes.ids
     with new_file(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
-        for name in names:
-            array = getattr(episodes, name)
+        for name, array in arrays.items():
             with _member(archive, name, array.dtype, array.shape) as stream:
                 for row in range(0, len(array), BLOCK):
                     stream.write(np.ascontiguousarray(array[row : row + BLOCK]).data)
@@ -135,6 +138,7 @@ def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[i
 
 
 _COUNTS = ("action_choices", "action_nvec")
+_IDS = "metadata/ids"  # as `write_d4rl` calls them
 
 
 def _counts(column: NpzColumn | None) -> Any:
@@ -143,6 +147,22 @@ def _counts(column: NpzColumn | None) -> Any:
         return None
     column.check(held=True)
     return np.concatenate([np.atleast_1d(block) for block in column.blocks()]).reshape(column.shape).tolist()
+
+
+def _ids(column: NpzColumn | None, count: int, source: str) -> np.ndarray | None:
+    """(E,) int64: the episodes' numbers in the source of which the archive was written; None where it has none."""
+    if column is None:
+        return None
+    if column.shape != (count,) or column.dtype.kind not in "iu":
+        raise LamoError(
+            f"{source}: {_IDS} has shape {column.shape} and type {column.dtype}, which is no whole number for each of "
+            f"{count} episodes; remove it from the file"
+        )
+    column.check(held=True)
+    ids = read_into(column, np.empty(count, np.int64))
+    if len(np.unique(ids)) < count:
+        raise LamoError(f"{source}: {_IDS} numbers two episodes alike; remove it from the file")
+    return ids
 
 
 def npz_blocks(path: Path, source: str, options: ReadOptions, size: int | None) -> Iterator[Episodes]:
@@ -155,7 +175,7 @@ def npz_blocks(path: Path, source: str, options: ReadOptions, size: int | None) 
                 if column.key in columns:
                     raise LamoError(f"{source}: holds {column.key} twice; save it again")
                 columns[column.key] = column
-        numbers = {key: column for key, column in columns.items() if key not in ("env_id", *_COUNTS)}
+        numbers = {key: column for key, column in columns.items() if key not in ("env_id", _IDS, *_COUNTS)}
         for key in USED & numbers.keys():
             numbers[key].check(held=size is None)
         env = columns.get("env_id")
@@ -171,5 +191,9 @@ def npz_blocks(path: Path, source: str, options: ReadOptions, size: int | None) 
         }
         if options.actions is None and any(metadata[name] is not None for name in _COUNTS):
             options = replace(options, actions="discrete")
+        ids = None
         for piece in flat_blocks(numbers, source, metadata, options, size):
-            yield piece.episodes.validate(first=piece.rows.start)
+            if piece.place.start == 0:
+                ids = _ids(columns.get(_IDS), piece.count, source)
+            episodes = piece.episodes if ids is None else replace(piece.episodes, ids=ids[piece.place])
+            yield episodes.validate(first=piece.rows.start)

@@ -16,10 +16,12 @@ from lamo.data.sources.beside import new_file
 from lamo.data.sources.flat import LOG_PROBS, USED, Piece, check_fits, flat_blocks, state_width
 from lamo.data.sources.hdf5 import ATTRIBUTE_BYTES, H5Column, attributes, member, new_hdf5, open_hdf5, scalar
 from lamo.data.sources.notes import HISTORY, history_in, history_text
-from lamo.data.sources.options import ReadOptions
-from lamo.errors import LamoError
+from lamo.data.sources.options import ReadOptions, listed
+from lamo.errors import LamoError, warn
 
 _ENV_NAMES = ("env_id", "env", "env_name", "environment")
+_BOUNDS_AND_COUNTS = ("action_low", "action_high", "action_choices", "action_nvec")
+_ATTRIBUTE = 60_000  # bytes; HDF5 has room for 64 KiB
 _GOAL_KEYS = ("achieved_goal", "desired_goal", "observation")  # in Gymnasium's flattening order
 _ANTMAZE = 29  # numbers in AntMaze's observations: the position, which is the achieved goal, and 27 of the ant
 
@@ -140,6 +142,35 @@ def write_d4rl(episodes: Episodes, path: str | Path, attributes: Mapping[str, An
     data. Equal episodes, history and attributes give equal bytes. Raises `LamoError` where the file cannot be written.
     """
     return write_d4rl_parts([episodes], len(episodes), episodes.steps, path, attributes)
+
+
+def recorded_attributes(episodes: Episodes, name: str) -> dict[str, Any]:
+    """What the source's attributes said, for `write_d4rl`, but for what that writes by itself. What is no plain value,
+    or has no room in an attribute, is left out, with a warning that begins with `name`.
+    """
+    env, found = episodes.metadata.get("env"), dict(episodes.metadata.get("attributes") or {})
+    for key in (*_BOUNDS_AND_COUNTS, *(key for key in _ENV_NAMES if found.get(key) != env)):
+        found.pop(key, None)
+    kept = {key: value for key, value in found.items() if value is None or (key and _fits(key) and _fits(value))}
+    if left := [key for key in found if key not in kept]:
+        warn(f"{name}: attributes that HDF5 has no place for are left out: {listed(left)}")
+    return kept
+
+
+def _fits(value: Any) -> bool:
+    """Whether HDF5 takes it as an attribute: text, a number, or a list of either."""
+    items = value if isinstance(value, list) else [value]
+    if items and all(isinstance(item, str) for item in items):
+        return 16 * len(items) < _ATTRIBUTE and not any("\0" in item or _is_torn(item) for item in items)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return False
+    return array.dtype.kind in "biuf" and array.nbytes < _ATTRIBUTE
+
+
+def _is_torn(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def write_d4rl_parts(

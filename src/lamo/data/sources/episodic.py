@@ -74,12 +74,14 @@ def gather(
     source: str,
     metadata: dict[str, Any],
     options: ReadOptions,
+    start: np.ndarray | None = None,
 ) -> Episodes:
     """Episodes from records, which are walked through twice.
 
     `flags` names the arrays whose last value says that the environment, or a time limit, ended the episode; an absent
     one counts as False. Observations may have one row more than actions: it becomes `final_observations`, as does the
-    last of `next_observations`. Episodes of no steps are left out, with a warning. Raises `LamoError` for the rest.
+    last of `next_observations`. `start` (A,): what choices are counted from in the source; here it is 0. Episodes of
+    no steps are left out, with a warning. Raises `LamoError` for the rest.
     """
     measure = "rewards" if options.reward is None else "actions"  # what says how many steps an episode has
     ids: list[int] = []
@@ -152,9 +154,12 @@ def gather(
                 out[filled] = flag[-1] != 0
                 inside += int(np.count_nonzero(flag[:-1]))
         filled += 1
+    actions = as_kind(actions, options.actions, source)
+    if start is not None and actions.dtype.kind == "i":
+        actions = _from_zero(actions, start, source)
     return Episodes(
         observations=observations,
-        actions=as_kind(actions, options.actions, source),
+        actions=actions,
         rewards=rewards,
         offsets=offsets,
         terminated=ended[flags[0]],
@@ -165,6 +170,13 @@ def gather(
     ).validate()
 
 
+def _from_zero(actions: np.ndarray, start: np.ndarray, source: str) -> np.ndarray:
+    """Choices counted from 0, as the environments are asked for them here, and not from `start`."""
+    if start.size != math.prod(actions.shape[1:]):
+        raise LamoError(f"{source}: actions have shape {actions.shape}, which does not fit their space")
+    return actions - start.reshape(actions.shape[1:])
+
+
 def gather_blocks(
     records: Callable[[], Iterable[Record]],
     parts: list[Part],
@@ -173,10 +185,11 @@ def gather_blocks(
     metadata: dict[str, Any],
     options: ReadOptions,
     size: int | None,
+    start: np.ndarray | None = None,
 ) -> Iterator[Episodes]:
     """`gather`, of as many episodes at a time as have about `size` bytes (None: of all), walked through once."""
     if size is None:
-        yield gather(records, parts, flags, source, metadata, options)
+        yield gather(records, parts, flags, source, metadata, options, start)
         return
     measure = "rewards" if options.reward is None else "actions"
     width = 4 * (sum(part.width for part in parts) + 1)
@@ -189,7 +202,7 @@ def gather_blocks(
             continue
         more = steps * (width + 8 * math.prod(need(record, "actions", source).shape[1:]))
         if taken and held + more > size:
-            yield gather(partial(list, taken), parts, flags, source, metadata, options)
+            yield gather(partial(list, taken), parts, flags, source, metadata, options, start)
             taken, held = [], 0
         taken.append(record)
         held, found = held + more, True
@@ -197,7 +210,7 @@ def gather_blocks(
         raise LamoError(f"{source}: holds no steps; an offline dataset needs at least one transition")
     if empty:
         warn(f"{source}: {len(empty)} episodes of no steps are left out, the first is {empty[0]}")
-    yield gather(partial(list, taken), parts, flags, source, metadata, options)
+    yield gather(partial(list, taken), parts, flags, source, metadata, options, start)
 
 
 def _measure(record: Record) -> str:

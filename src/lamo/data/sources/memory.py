@@ -8,6 +8,7 @@ lamo.episodes_from({"observations": o, "actions": a, "rewards": r, "terminated":
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -41,7 +42,8 @@ def episodes_from(
     `episode` (N,), which changes where one begins, or `terminals` and `timeouts` (N,), after which one ends. Else each
     item is an episode: a mapping (or an object with these attributes, such as Minari's) with
     `observations` (T, S) or (T + 1, S), `actions`, `rewards` (T,), and its end as `terminated` and `truncated`, each
-    one flag or one per step. Observations may be dicts of arrays, flattened by sorted key; `obs_keys` chooses.
+    one flag or one per step. What was seen after an episode's last action is the last row of T + 1 observations, or of
+    `next_observations`. Observations may be dicts of arrays, flattened by sorted key; `obs_keys` chooses.
     `env` (a Gymnasium id) and the bounds of actions are kept; `name` is how messages call the data. An iterable is
     walked once, and its episodes are held until the last is there: twice the memory of the result.
     Raises `LamoError` for what is missing, of different lengths, not a number, or not finite.
@@ -155,7 +157,14 @@ def _from_arrays(data: Mapping[str, Any], name: str, metadata: dict[str, Any], o
         truncated=ends["truncated"],
     )
     said = ReadOptions(actions="continuous" if acted.dtype.kind == "f" else "discrete")
-    return episodes_of_rows(rows, name, metadata, said, per_file=False, may_sort=False)
+    episodes = episodes_of_rows(rows, name, metadata, said, per_file=False, may_sort=False)
+    if (following := arrays.get("next_observations")) is None:
+        return episodes
+    if state_width(following.shape, following.dtype, name, "next_observations") != width:
+        raise LamoError(f"{name}: next_observations and observations have different widths")
+    with np.errstate(over="ignore"):
+        final = following[episodes.offsets[1:] - 1].reshape(-1, width).astype(np.float32)
+    return replace(episodes, final_observations=final).validate()
 
 
 def _per_step(array: np.ndarray, what: str, name: str) -> np.ndarray:
@@ -210,6 +219,10 @@ class _Given:
             raise LamoError(f"{where} has no observations; an episode has observations, actions and rewards")
         self.observations, self.observation_keys = _observations(read("observations"), options, "observations", where)
         self.arrays: dict[str, np.ndarray] = {"observations": self.observations}
+        if read("next_observations") is not None:
+            self.arrays["next_observations"], _ = _observations(
+                read("next_observations"), options, "next_observations", where
+            )
         for key in ("actions", "rewards"):
             if read(key) is not None:
                 self.arrays[key] = _array(read(key), key, where)

@@ -100,15 +100,14 @@ def minari_blocks(path: Path, source: str, options: ReadOptions, size: int | Non
             action = _space(notes, "action_space", source) or {}
             metadata = _describe(notes, action, source, [key.partition("/")[2] for key in keys])
             metadata["observation_sizes"] = [part.width for part in parts]
-            start, stated = _starts(action), _STATED.get(action.get("type", ""))
+            start, stated = _start(action), _STATED.get(action.get("type", ""))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise LamoError(f"{source}: metadata.json describes a space that does not fit ({error!r})") from error
         if stated is not None and options.actions is None:
             options = replace(options, actions=stated)  # whatever type the numbers have
         found = 0
-        for episodes in gather_blocks(records, parts, ("terminations", "truncations"), source, metadata, options, size):
-            if episodes.action_kind != "continuous" and np.any(start):
-                episodes = _from_zero(episodes, start, source)
+        flags = ("terminations", "truncations")
+        for episodes in gather_blocks(records, parts, flags, source, metadata, options, size, start):
             found += len(episodes)
             yield episodes
     told = notes.get("total_episodes")
@@ -323,19 +322,11 @@ def _one_hot(sizes: list[int], starts: list[int], source: str, key: str) -> Enco
     return encode
 
 
-def _starts(action: dict[str, Any]) -> Any:
-    """What choices are counted from: a number, or (A,) of them."""
-    if action.get("type") == "MultiDiscrete" and "start" in action:
-        return np.ravel(np.asarray(action["start"], np.int64))
-    return int(action.get("start", 0)) if action.get("type") == "Discrete" else 0
-
-
-def _from_zero(episodes: Episodes, start: Any, source: str) -> Episodes:
-    """Choices counted from 0, as the environments are asked for them here, and not from `start`."""
-    start = int(np.ravel(start)[0]) if episodes.discrete else start
-    if episodes.actions.shape[1:] != np.shape(start):
-        raise LamoError(f"{source}: actions have shape {episodes.actions.shape}, which does not fit their space")
-    return replace(episodes, actions=episodes.actions - start).validate()
+def _start(action: dict[str, Any]) -> np.ndarray | None:
+    """(A,) int64: what choices are counted from; None where that is 0."""
+    said = action.get("start", 0) if action.get("type") in ("Discrete", "MultiDiscrete") else 0
+    start = np.ravel(np.asarray(said, np.int64))
+    return start if start.any() else None
 
 
 def _nvec(action: dict[str, Any]) -> list[int] | None:

@@ -69,20 +69,22 @@ def _in_blocks(tables: Sequence[Table], columns: Columns, source: str, stored: i
     filler = Filler(columns, whole_actions(tables, columns), source)
     held: Rows | None = None
     waiting: list[tuple[int, Table, Any, int]] = []
-    weight, row, checked = 0, 0, stored is None
+    weight, row, last, checked = 0, 0, 0, stored is None
     total = sum(table.rows for table in tables)
     for number, table, batch, first in _with_end(batches(tables)):
         if table is not None:
-            waiting.append((number, table, batch, first))
+            if batch.num_rows:
+                waiting.append((number, table, batch, first))
             weight += batch.nbytes
             if weight < size:
                 continue
         if waiting:
+            same_file, last = waiting[0][0] == last, waiting[-1][0]
             new = _rows(filler, waiting, per_file=columns.episode == FILE)
             if not checked and stored is not None:
                 check_bomb(4 * total * (new.observations.shape[1] + new.actions.shape[1]), stored, source)
                 checked = True
-            held = new if held is None else _joined(held, new)
+            held = new if held is None else _joined(held, new, same_file)
             waiting, weight = [], 0
         if held is None:
             continue
@@ -123,14 +125,15 @@ def _last_start(rows: Rows) -> int:
     return int(np.append(0, np.flatnonzero(ended) + 1)[-1])
 
 
-def _joined(one: Rows, two: Rows) -> Rows:
+def _joined(one: Rows, two: Rows, same_file: bool) -> Rows:
+    """Two one after the other; `same_file`: the second begins in the file in which the first ends."""
     arrays = {
         key: None if getattr(one, key) is None else np.concatenate([getattr(one, key), getattr(two, key)])
         for key in _ARRAYS
     }
     if len(one.rewards) == 0:
         return two
-    files = np.concatenate([one.files, two.files[1:] + len(one.rewards)])
+    files = np.concatenate([one.files[:-1] if same_file else one.files, two.files[1:] + len(one.rewards)])
     return replace(two, **arrays, files=files)
 
 

@@ -188,8 +188,9 @@ def write_table(episodes: Episodes, path: str | Path) -> Path:
     """Write a `.csv`, `.tsv` or `.parquet` table beside `path`, then rename it into place; return the path.
 
     Columns, all of which are known when it is read: `episode`, `step`, `obs_0` …, `action_0` … (discrete: `action`),
-    `reward`, `terminated`, `truncated`. What was seen after the last actions has no row there and is left out, with a
-    warning. Raises `LamoError` where the file cannot be written, or for another suffix.
+    `reward`, `terminated`, `truncated`. What was seen after the last actions has no row there, log-probabilities have
+    no column: they are left out, with a warning. Raises `LamoError` where the file cannot be written, or for another
+    suffix.
     """
     path = Path(path)
     pa = import_pyarrow(path.name, "is a table")
@@ -201,6 +202,8 @@ def write_table(episodes: Episodes, path: str | Path) -> Path:
         raise LamoError(f"{path}: tables are written as {', '.join(SUFFIXES)}")
     if episodes.final_observations is not None:
         warn(f"{path.name}: a table has no place for what was seen after the last action of an episode; it is left out")
+    if episodes.log_probs is not None:
+        warn(f"{path.name}: a table has no place for log-probabilities of actions; they are left out")
     schema = _table_of(pa, episodes.select([0])).schema.with_metadata({_NOTES: notes_text(episodes)})
     with new_file(path) as beside:
         if kind == "parquet":
