@@ -184,36 +184,35 @@ def test_choices_that_the_environment_does_not_have(tmp_path: Path) -> None:
         prepare(Experiment.of("dt", dataset=str(path), eval_episodes=1))
 
 
-def test_one_column_of_choices_fits_an_array_of_one(tmp_path: Path) -> None:
-    data = collect("EchoOne-v0", 3, policy="random")
+def one_column(folder: Path, episodes: int) -> Path:
+    """A log of an environment whose action is an array of one choice, with the choices as (N,)."""
+    data = collect("EchoOne-v0", episodes, policy="random")
+    path = folder / "one.npz"
     np.savez(
-        tmp_path / "one.npz",
+        path,
         observations=data.observations,
         actions=data.actions[:, 0],
         rewards=data.rewards,
         terminals=np.zeros(data.steps, bool),
         timeouts=np.arange(data.steps) % 8 == 7,
     )
-    experiment = Experiment.of("dt", dataset=str(tmp_path / "one.npz"), env="EchoOne-v0", eval_episodes=1)
+    return path
+
+
+def test_one_column_of_choices_fits_an_array_of_one(tmp_path: Path) -> None:
+    path = one_column(tmp_path, 3)
+    experiment = Experiment.of("dt", dataset=str(path), env="EchoOne-v0", eval_episodes=1)
     setup = prepare(experiment)
     assert setup.episodes.actions.shape == (24, 1) and setup.spec.action_nvec == (4,)
 
 
 def test_a_run_on_an_array_of_one_finds_its_data_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ranked, and with a target chosen from the data, though the file has the choices as one column."""
-    data = collect("EchoOne-v0", 6, policy="random")
-    np.savez(
-        tmp_path / "one.npz",
-        observations=data.observations,
-        actions=data.actions[:, 0],
-        rewards=data.rewards,
-        terminals=np.zeros(data.steps, bool),
-        timeouts=np.arange(data.steps) % 8 == 7,
-    )
+    path = one_column(tmp_path, 6)
     out = str(tmp_path / "run")
     data_of = [
         "--dataset",
-        str(tmp_path / "one.npz"),
+        str(path),
         "--env",
         "EchoOne-v0",
         "--actions",

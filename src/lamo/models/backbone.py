@@ -200,7 +200,7 @@ class Backbone(nn.Module):
         """
         if self.lm.device.type != "cpu":
             return sys.maxsize
-        config = self.lm.config
+        config = self.lm.config.get_text_config()  # that of a model which also sees lies inside another
         scores = config.num_attention_heads * tokens if tokens < FUSED_ATTENTION_FROM else 0
         elements = tokens * config.num_hidden_layers * (11 * self.width + scores)
         return max(1, KEPT_BYTES // (elements * self.base_dtype.itemsize))
