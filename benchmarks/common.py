@@ -58,6 +58,11 @@ def at_most(what: str, times: float, limit: str, ours: float, theirs: float, uni
     return Row(what, f"≤ {times:g} × {limit}", f"{ratio:.2f} ×", told, ratio <= times)
 
 
+def within(what: str, milliseconds: float, ours: float) -> Row:
+    """A row for a time (s), which on the GPU that the aim is for should be so many milliseconds or less."""
+    return Row(what, f"≤ {milliseconds:g} ms on an H200", f"{1e3 * ours:.2f} ms", "", 1e3 * ours <= milliseconds)
+
+
 def _number(value: float, unit: str) -> str:
     return f"{1e3 * value:.3g} ms" if unit == "s" and value < 0.5 else f"{value:.3g} {unit}"
 

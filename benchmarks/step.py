@@ -3,7 +3,8 @@
     python benchmarks/step.py                 6 layers × 256, without and with the language loss
     python benchmarks/step.py --size gpt2     GPT-2 (124 M)
 
-References: benchmarks/reference.py. All are timed in turn.
+References: benchmarks/reference.py. All are timed in turn. On a GPU (`--device cuda`) our step is replayed as one CUDA
+graph; what the recording brings stands beside it.
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ from common import (
     some_episodes,
     step_flops,
     tell,
+    within,
     write_shape,
     write_text,
 )  # fmt: skip
 from reference import ReferenceLearner
 
+from lamo.algorithms.sequence_step import WARM_UP
+
 AIMS = {"gpt2": {"B": 6.0, "A": None, "floor": 2.0}, "small": {"B": 5.0, "A": 12.0, "floor": 2.5}}
 WITH_TEXT = 4.0
+MILLISECONDS = 4.0, 9.0  # of a step of GPT-2 on a GPU, without text and with it
 
 
 def main() -> None:
@@ -55,8 +60,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_shape(shape, folder)
-        ours = learner(shape, episodes, folder, device)
-        reading = learner(shape, episodes, folder, device, write_text(folder))
+        recorded = device != "cpu"
+        ours = learner(shape, episodes, folder, device, cuda_graph=recorded)
+        reading = learner(shape, episodes, folder, device, write_text(folder), cuda_graph=recorded)
+        plain = learner(shape, episodes, folder, device) if recorded else None
     both = [(each, each.batches(np.random.default_rng(0))) for each in (ours, reading)]
     contenders: dict[str, Callable[[], object]] = {
         "ours": lambda: both[0][0].update(next(both[0][1])),
@@ -64,7 +71,12 @@ def main() -> None:
         "A": ReferenceLearner(episodes, *size, vocabulary=shape.vocabulary, device=device).step,
         "B": ReferenceLearner(episodes, *size, text=False, vocabulary=shape.vocabulary, device=device).step,
     }
-    seconds = in_turn(contenders, repeats, device, warm=0 if big and device == "cpu" else 1)
+    if plain is not None:
+        batches = plain.batches(np.random.default_rng(0))
+        contenders["launched"] = lambda: plain.update(next(batches))
+    # on a GPU the first steps are made as usual, and one is recorded
+    warm = WARM_UP + 2 if recorded else 0 if big else 1
+    seconds = in_turn(contenders, repeats, device, warm=warm)
     speed = rate(shape.width, device)
     text = (TEXT_BATCH, TEXT_BLOCK)
     floor, floor_text = step_flops(shape) / speed, step_flops(shape, text) / speed
@@ -76,8 +88,14 @@ def main() -> None:
     else:
         rows.append(Row(what, "–", f"{seconds['A'] / mine:.2f} × reference A", "", None))
     rows.append(at_most(what, aims["floor"] or 0, f"floor ({dtype}, {speed / 1e9:.0f} GFLOP/s)", mine, floor))
+    if recorded:
+        rows.append(Row(what, "–", f"{seconds['launched'] / mine:.2f} × launched by Python", "one CUDA graph", None))
+    if recorded and big:
+        rows.append(within(what, MILLISECONDS[0], mine))
     what = f"gradient step, {shape.name}, λ 0.1"
     rows.append(at_least(what, WITH_TEXT, "reference A", seconds["ours with text"], seconds["A"]))
+    if recorded and big:
+        rows.append(within(what, MILLISECONDS[1], seconds["ours with text"]))
     rows.append(Row(what, "–", f"{seconds['ours with text'] / floor_text:.2f} × floor", "", None))
     tell(rows, chosen)
 

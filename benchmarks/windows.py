@@ -5,7 +5,7 @@
 1 M steps in memory (17 numbers per observation, 6 per action), batches of 64 windows of 20 steps. Two references, in
 the same run: the released code's way (benchmarks/reference.py), which sums rewards anew for each window, and a loop
 that slices, pads and stacks each window with the return-to-go looked up. Times are of the processor, medians over
-interleaved rounds: others on the machine slow all alike.
+interleaved rounds: others on the machine slow all alike. With `--device cuda` also from data that lie there.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from common import BATCH, K, Row, options, some_episodes, tell
+import torch
+from common import BATCH, K, Row, in_turn, options, some_episodes, tell
 from reference import ReferenceLearner
 
+from lamo.algorithms.resident import ResidentWindows
 from lamo.data import Episodes, Statistics, Windows
 from lamo.data.windows import WindowBatch
 
@@ -42,6 +44,15 @@ def one_by_one(episodes: Episodes, statistics: Statistics, rng: np.random.Genera
         for part, value in zip(parts, values, strict=True):
             part.append(np.concatenate([np.zeros((pad, *value.shape[1:]), value.dtype), value]))
     return WindowBatch(*(np.stack(part) for part in parts))
+
+
+def on_the_device(windows: Windows, device: str, rng: np.random.Generator) -> Row:
+    """The same from data that lie on a GPU."""
+    resident = ResidentWindows(windows, None, 1, torch.device(device))
+    work = {"ours": lambda: resident.at(windows.draw(rng, BATCH))}
+    took = in_turn(work, 50, device)["ours"]
+    what = f"{BATCH} windows of {K}, cut on the device"
+    return Row(what, "–", f"{1e3 * took:.3f} ms", f"copied: {8 * BATCH} bytes, where they begin", None)
 
 
 def seconds(call: Callable[[], object], repeats: int) -> float:
@@ -81,6 +92,8 @@ def main() -> None:
         if length == 1000:
             told = f"{slow / fast:.0f} × the reference, {1e3 * slow:.2f} ms"
             rows.append(Row(what, f"≤ {1e3 * LIMIT:g} ms", f"{1e3 * fast:.3f} ms", told, fast <= LIMIT))
+            if chosen.device != "cpu":
+                rows.append(on_the_device(windows, chosen.device, rng))
         rows.append(Row(what, "–", f"{looped / fast:.1f} × a loop", f"returns looked up; {1e3 * fast:.3f} ms", None))
     tell(rows, chosen)
 

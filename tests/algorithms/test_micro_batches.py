@@ -82,7 +82,7 @@ def test_the_rule_knows_what_a_part_keeps(checkpointing: bool, small_lm: Path, m
 
     agent.model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = behaviour_losses([agent], [batch], first, Masks([0], 0, agent.device))
+        losses = behaviour_losses([agent], [agent.on_device(batch)], first, Masks([0], 0, agent.device))
     per_row = sum(kept.values()) / first.stop
     assert len(losses) == 1
     share = agent.micro_batch * per_row / limit

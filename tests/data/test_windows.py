@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamo.algorithms.resident import ResidentWindows
 from lamo.data import Episodes, Statistics, Windows
+from lamo.data.actions import Scaling
 from lamo.data.windows import WindowBatch
 from lamo.errors import LamoError
 
@@ -42,6 +45,35 @@ def test_every_window_equals_the_naive_one(make_episodes, lengths, context, disc
         np.testing.assert_array_equal(batch.actions[step], expected[2])
         np.testing.assert_array_equal(batch.timesteps[step], expected[3])
         np.testing.assert_array_equal(batch.mask[step], expected[4])
+
+
+@given(
+    lengths=LENGTHS,
+    context=CONTEXT,
+    chunk=st.integers(1, 4),
+    kind=st.sampled_from(["continuous", "scaled", "discrete"]),
+    seed=st.integers(0, 100),
+)
+def test_windows_cut_where_the_data_lie_are_the_same(make_episodes, lengths, context, chunk, kind, seed):
+    """`ResidentWindows`, which a GPU gets: of every step, to the last bit."""
+    episodes = make_episodes(lengths, actions=0 if kind == "discrete" else 2, seed=seed)
+    windows, steps = Windows(episodes, context, return_scale=7.0), np.arange(episodes.steps)
+    scaling = Scaling(np.float32([-2, -1]), np.float32([1, 3])) if kind == "scaled" else None
+    found = ResidentWindows(windows, scaling, chunk, torch.device("cpu")).at(steps)
+    expected = windows.at(steps)
+    for name in ("returns_to_go", "observations", "timesteps", "mask"):
+        value, ours = getattr(expected, name), getattr(found, name).numpy()
+        assert (ours.shape, ours.dtype) == (value.shape, value.dtype)
+        np.testing.assert_array_equal(ours, value)
+    actions = expected.actions if scaling is None else scaling.to_unit(expected.actions) * expected.mask[..., None]
+    np.testing.assert_array_equal(found.actions.numpy(), actions)
+    if chunk == 1:
+        assert found.wanted is found.actions
+        assert found.real is found.mask
+    else:
+        wanted, real = windows.futures(steps, chunk)
+        np.testing.assert_array_equal(found.real.numpy(), real)
+        np.testing.assert_array_equal(found.wanted.numpy(), wanted if scaling is None else scaling.to_unit(wanted))
 
 
 def test_types_and_shapes(make_episodes, rng):

@@ -145,3 +145,62 @@ def test_training_packed_and_resuming(small_lm: Path) -> None:
     assert fresh.steps == 60
     for (name, mine), theirs in zip(fresh.model.named_parameters(), pair[0].model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_recorded_steps_are_the_plain_ones(small_lm: Path, tmp_path: Path, dtype: str, runs: int) -> None:
+    """Far beyond the recording, through warm-up of the learning rate, with adapters' dropout and with text, and after a
+    resume. Attention draws its dropout from the device's one generator, so it has none here."""
+    text = tmp_path / "text.txt"
+    text.write_text("reach the target with two links and a small torque " * 100)
+    settings = {
+        "dtype": dtype,
+        "lora_dropout": 0.1,
+        "warmup_steps": 8,
+        "corpus": (str(text),),
+        "language_weight": 0.1,
+        "text_block": 32,
+    }
+    logs, weights = [], []
+    for recorded in (False, True):
+        group = [learner(small_lm, "cuda", cuda_graph=recorded, **settings) for _ in range(runs)]
+        assert SequenceLearner.pack(group) is None
+        streams = [each.batches(np.random.default_rng(i)) for i, each in enumerate(group)]
+        log = [SequenceLearner.update_together(group, [next(stream) for stream in streams]) for _ in range(12)]
+        for each in group:
+            each.load_state_dict({name: tensor.cpu().clone() for name, tensor in each.state_dict().items()})
+        log += [SequenceLearner.update_together(group, [next(stream) for stream in streams]) for _ in range(6)]
+        logs.append([row for rows in log for row in rows])
+        weights.append([p.detach().cpu() for each in group for p in each.model.parameters() if p.requires_grad])
+        assert (group[0].recorded is not None and group[0].recorded.graph is not None) == recorded
+    tolerance = 1e-3 if dtype == "float32" else 0.05
+    for plain, replayed in zip(*logs, strict=True):
+        assert replayed == pytest.approx(plain, rel=tolerance)
+    assert distance(*(torch.cat([p.flatten() for p in each]) for each in weights)) < tolerance
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_batches_are_cut_on_the_device(small_lm: Path, chunk: int) -> None:
+    """From data that lie there, to the last bit what the processor cuts."""
+    ours, exact = (learner(small_lm, device, chunk=chunk) for device in ("cuda", "cpu"))
+    assert ours.resident is not None
+    pair = [each.on_device(next(each.batches(np.random.default_rng(0)))) for each in (ours, exact)]
+    for mine, theirs in zip(*(batch.tensors for batch in pair), strict=True):
+        assert mine.device.type == "cuda"
+        assert torch.equal(mine.cpu(), theirs)
+
+
+def test_a_recorded_step_waits_for_the_device_once(small_lm: Path) -> None:
+    """To read what is told of it."""
+    made = learner(small_lm, "cuda", cuda_graph=True)
+    batches = made.batches(np.random.default_rng(0))
+    for _ in range(6):
+        made.update(next(batches))
+    batch = made.on_device(next(batches))
+    assert made.recorded is not None
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made.recorded([batch], made.steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lamo.algorithms.sequence_losses import SequenceBatch, behaviour_losses, language_losses, parts
+from lamo.algorithms.resident import ResidentWindows
+from lamo.algorithms.sequence_losses import DeviceBatch, SequenceBatch
 from lamo.algorithms.sequence_policy import SequencePolicy
+from lamo.algorithms.sequence_step import RecordedStep, gradient_step
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
 from lamo.data.actions import Scaling, action_scaling
@@ -56,6 +58,10 @@ class SequenceLearner:
         self.scaling: Scaling | None = None  # of actions, to [-1, 1]
         if spec.action_kind == "continuous":
             self.scaling = action_scaling(spec.action_low, spec.action_high, episodes.extremes("actions"))
+        self.rescaling = None if self.scaling is None or self.scaling.identity else self.scaling
+        self.resident: ResidentWindows | None = None
+        if ResidentWindows.fit(self.windows, self.device):
+            self.resident = ResidentWindows(self.windows, self.rescaling, settings.chunk, self.device)
         self.text: tuple[np.ndarray, np.ndarray] | None = None
         self.lm_digest: str | None = None
         torch.manual_seed(seed)
@@ -83,8 +89,19 @@ class SequenceLearner:
             settings.micro_batch or self.model.backbone.rows_at_a_time(tokens)
             for tokens in (3 * settings.context, settings.text_block)
         )
+        if settings.cuda_graph and (why_not := self._unrecordable()) is not None:
+            raise LamoError(f"--cuda-graph: {why_not}; drop it")
+        self.recorded: RecordedStep | None = None
         self.optimizer = self._optimizer()
         self.steps = 0
+
+    def _unrecordable(self) -> str | None:
+        """Why a step cannot be recorded as a CUDA graph, or None."""
+        if self.device.type != "cuda":
+            return f"the device is {self.device}, and a CUDA graph needs a GPU"
+        if not self.model.backbone.fast:
+            return "only the fast blocks can be recorded (--blocks)"
+        return None
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW; groups: the Transformer's own parameters and the rest, each with and without weight decay (norms,
@@ -103,33 +120,46 @@ class SequenceLearner:
                 (0.0, [p for p in params if p.ndim < 2]),
             ):
                 if chosen:
-                    groups.append({"params": chosen, "lr": rate, "peak": rate, "weight_decay": decay})
-        return torch.optim.AdamW(groups, eps=1e-6, fused=True)
+                    at = torch.tensor(rate, device=self.device) if settings.cuda_graph else rate
+                    groups.append({"params": chosen, "lr": at, "peak": rate, "weight_decay": decay})
+        return torch.optim.AdamW(groups, eps=1e-6, fused=True, capturable=settings.cuda_graph)
 
     def batches(self, rng: np.random.Generator) -> Iterator[SequenceBatch]:
         """An endless stream, all of it drawn with `rng`."""
         reads = self.text is not None and self.settings.language_weight > 0
         while True:
-            windows, wanted = self._windows(rng)
+            steps = self.windows.draw(rng, self.batch_size)
+            windows, wanted = self._windows(steps) if self.resident is None else (None, None)
             text = None
             if reads and self.text is not None:
                 text = random_blocks(self.text[0], self.block + 1, self.settings.text_batch, rng)
-            yield SequenceBatch(windows, text, wanted)
+            yield SequenceBatch(steps, windows, text, wanted)
 
-    def _windows(self, rng: np.random.Generator) -> tuple[WindowBatch, tuple[np.ndarray, np.ndarray] | None]:
+    def _windows(self, steps: np.ndarray) -> tuple[WindowBatch, tuple[np.ndarray, np.ndarray] | None]:
         """Windows with scaled actions, and with chunks what is to be predicted."""
-        scaling = None if self.scaling is None or self.scaling.identity else self.scaling
-        chunk = self.settings.chunk
-        if chunk == 1 and scaling is None:
-            return self.windows.sample(rng, self.batch_size), None
-        steps = self.windows.draw(rng, self.batch_size)
         windows, wanted = self.windows.at(steps), None
+        scaling = self.rescaling
         if scaling is not None:  # padding stays zero
             windows = windows._replace(actions=scaling.to_unit(windows.actions) * windows.mask[..., None])
-        if chunk > 1:
-            actions, real = self.windows.futures(steps, chunk)
+        if self.settings.chunk > 1:
+            actions, real = self.windows.futures(steps, self.settings.chunk)
             wanted = (actions if scaling is None else scaling.to_unit(actions)), real
         return windows, wanted
+
+    def on_device(self, batch: SequenceBatch) -> DeviceBatch:
+        """What a gradient step reads."""
+        text = None if batch.text is None else torch.from_numpy(batch.text).to(self.device)
+        if self.resident is not None:
+            return self.resident.at(batch.steps, text)
+        assert batch.windows is not None
+        padded = self.settings.cuda_graph or not batch.windows.mask.all()
+        returns_to_go, observations, actions, timesteps, mask = (
+            torch.from_numpy(array).to(self.device) for array in batch.windows
+        )
+        wanted, real = actions, mask
+        if batch.wanted is not None:
+            wanted, real = (torch.from_numpy(array).to(self.device) for array in batch.wanted)
+        return DeviceBatch(returns_to_go, observations, actions, timesteps, mask, wanted, real, text, bool(padded))
 
     def update(self, batch: SequenceBatch) -> dict[str, float]:
         """One step of AdamW on action loss + λ · language loss. The text forward happens only where the batch has
@@ -143,38 +173,36 @@ class SequenceLearner:
         """A step of each of S learners, whose shared frozen Transformer runs once over all their batches.
 
         Learners must have passed `pack` (one alone need not). Gradients do not mix: each run's rows reach its own
-        parameters only. A large batch passes in parts (`--micro-batch`), and text after it: what one of them keeps for
-        its gradients is gone before the next begins.
+        parameters only.
         """
         first = learners[0]
-        masks = Masks([learner.seed for learner in learners], first.steps, first.device)
         for learner in learners:
             learner.model.train()
-            learner.optimizer.zero_grad(set_to_none=True)
-        totals: list[dict[str, Tensor]] = [{} for _ in learners]
-        passes = [(behaviour_losses, rows) for rows in parts(len(batches[0].windows.mask), first.micro_batch)]
-        if batches[0].text is not None:
-            passes += [(language_losses, rows) for rows in parts(len(batches[0].text), first.micro_text)]
-        for losses, rows in passes:
-            results = losses(learners, batches, rows, masks)
-            torch.stack([loss for loss, _ in results]).sum().backward()
-            for total, (loss, info) in zip(totals, results, strict=True):
-                for key, value in {"loss": loss.detach(), **info}.items():
-                    total[key] = total[key] + value if key in total else value
-        return [learner._take_step(total) for learner, total in zip(learners, totals, strict=True)]
+            learner._warm_up()
+        there = [learner.on_device(batch) for learner, batch in zip(learners, batches, strict=True)]
+        if first.settings.cuda_graph:
+            first.recorded = first.recorded or RecordedStep(learners)
+            values = first.recorded(there, first.steps)
+        else:
+            masks = Masks([learner.seed for learner in learners], first.steps, first.device)
+            values = gradient_step(learners, there, masks)
+        return [learner._took(value) for learner, value in zip(learners, values, strict=True)]
 
-    def _take_step(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Clip the gradients that are there, move the parameters."""
-        settings = self.settings
-        trained = [p for g in self.optimizer.param_groups for p in g["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(trained, settings.clip)
-        factor = min(1.0, (self.steps + 1) / max(1, settings.warmup_steps))
+    def _warm_up(self) -> None:
+        """Set the learning rates of the next step."""
+        self.warmth = min(1.0, (self.steps + 1) / max(1, self.settings.warmup_steps))
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        self.optimizer.step()
+            rate = group["peak"] * self.warmth
+            if isinstance(group["lr"], Tensor):  # which a recorded step reads where it is
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _took(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Count a step, and tell of it."""
         self.steps += 1
-        values = {**values, "gradient_norm": norm}
-        return {k: float(v) for k, v in values.items()} | {"learning_rate": settings.learning_rate * factor}
+        numbers = torch.stack(list(values.values())).tolist()  # one wait for the device
+        return dict(zip(values, numbers, strict=True)) | {"learning_rate": self.settings.learning_rate * self.warmth}
 
     @staticmethod
     def pack(learners: Sequence[SequenceLearner]) -> str | None:
@@ -258,15 +286,14 @@ class SequenceLearner:
                 _, i, field = key.split(".", 2)
                 moments.setdefault(int(i), {})[field] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.recorded = None  # it writes to the moments of before
         if self.centres is not None:
             self.centres = state["centres"].to(self.device)
         self.steps = int(state["steps"])
 
     def _action_box(self) -> Tensor | None:
         """(2, A) lower and upper bounds between which actions are scaled to [-1, 1]; None where nothing is."""
-        if self.scaling is None or self.scaling.identity:
-            return None
-        return torch.from_numpy(np.stack(self.scaling).astype(np.float32))
+        return None if self.rescaling is None else torch.from_numpy(np.stack(self.rescaling).astype(np.float32))
 
     def _trained(self) -> dict[str, Tensor]:
         return {k: p for k, p in self.model.named_parameters() if p.requires_grad}

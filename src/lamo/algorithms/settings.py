@@ -63,6 +63,9 @@ class SequenceSettings:
     gradient_checkpointing: bool = False
     """Keep one residual per block and compute the rest again in the backward pass: less memory, more time, the same
     numbers."""
+    cuda_graph: bool = False
+    """On a GPU: record a training step once and replay it, so that no time goes into launching its kernels. The same
+    step; needs the fast blocks, without --gradient-checkpointing and --cosine-weight."""
     micro_batch: int | None = None
     """Windows of a batch, or blocks of text, that pass through the model at a time; their gradients add up to the same
     step in less memory. None: on a CPU as many as keep about 384 MiB for their gradients, on a GPU all."""
@@ -129,6 +132,13 @@ class SequenceSettings:
                 raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise LamoError(f"--micro-batch {self.micro_batch} must be at least 1")
+        if self.cuda_graph and (self.gradient_checkpointing or self.cosine_weight > 0):
+            why = (
+                "--gradient-checkpointing"
+                if self.gradient_checkpointing
+                else "--cosine-weight, which changes as it goes"
+            )
+            raise LamoError(f"--cuda-graph does not go with {why}; drop one of them")
         if self.span is not None and not 1 <= self.span <= self.context:
             raise LamoError(f"--span {self.span} must lie between 1 and --context {self.context}")
         if self.span is not None and self.positions == "on":

@@ -84,6 +84,14 @@ class Windows:
         """(B,) int64: the steps that `sample` begins its windows at."""
         return rng.integers(self.episodes.steps, size=batch)
 
+    def prepared(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of all N steps in memory what batches are made of: observations (N, S) normalised, actions as they are, and
+        returns-to-go (N,) scaled."""
+        observations, actions, returns_to_go = self._arrays
+        if self._shift is not None:
+            observations = (observations - self.statistics.mean) / self.statistics.std
+        return observations, actions, returns_to_go
+
     def futures(self, steps: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """For the windows `at` these steps: the `count` actions from each step of a window on, (B, K, count, A) or (B,
         K, count), and which are of steps that its episode has (B, K, count) bool; of padding none is.

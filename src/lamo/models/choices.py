@@ -36,9 +36,15 @@ def choice_loss(logits: Tensor, actions: Tensor, choices: Sequence[int]) -> Tens
     return F.cross_entropy(logits, actions) if actions.ndim == 1 else surprise(logits, actions, choices).mean()
 
 
+def correct(logits: Tensor, actions: Tensor, choices: Sequence[int]) -> Tensor:
+    """(B, Σ n_i) and (B,) or (B, A) int64 -> (B,): the share of choices of which the likeliest is the data's."""
+    right = (likeliest(logits, choices, actions.ndim == 1) == actions).float()
+    return right if actions.ndim == 1 else right.mean(-1)
+
+
 def accuracy(logits: Tensor, actions: Tensor, choices: Sequence[int]) -> Tensor:
-    """(B, Σ n_i) and (B,) or (B, A) int64 -> scalar: the share of choices of which the likeliest is the data's."""
-    return (likeliest(logits, choices, actions.ndim == 1) == actions).float().mean()
+    """The mean of `correct`, a scalar."""
+    return correct(logits, actions, choices).mean()
 
 
 def one_hot(actions: Tensor, choices: Sequence[int]) -> Tensor:

@@ -16,16 +16,20 @@ class Masks:
     """Dropout masks of one gradient step of S runs; each run's are those it would draw alone."""
 
     def __init__(self, seeds: Sequence[int], step: int, device: torch.device) -> None:
-        self.device = device
+        self.seeds, self.device = seeds, device
         self.streams: list[np.random.SFC64] = []  # on a CPU
-        self.generators: list[torch.Generator] = []  # on a GPU
-        for seed in seeds:
-            key = (seed, MASKS, step)
-            if device.type == "cpu":
-                self.streams.append(np.random.SFC64(key))
-            else:
-                state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-                self.generators.append(torch.Generator(device).manual_seed(state))
+        self.generators = [torch.Generator(device) for _ in seeds] if device.type != "cpu" else []
+        self.begin(step)
+
+    def begin(self, step: int) -> None:
+        """Draw from here on what a step of that number draws. A GPU's generators stay the ones that they are, for a
+        recorded step draws from them."""
+        keys = [(seed, MASKS, step) for seed in self.seeds]
+        if self.device.type == "cpu":
+            self.streams = [np.random.SFC64(key) for key in keys]
+            return
+        for generator, key in zip(self.generators, keys, strict=True):
+            generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def copy(self) -> Masks:
         """Masks that draw from here on what these will."""
