@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,9 @@ class RecordedStep:
         if self.calls <= WARM_UP:
             usual = torch.cuda.current_stream(self.device)
             self.stream.wait_stream(usual)
-            with torch.cuda.stream(self.stream):
+            with torch.cuda.stream(self.stream), warnings.catch_warnings():
+                # AdamW wonders why it is not being recorded
+                warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
                 values = gradient_step(self.learners, batches, self.masks)
             usual.wait_stream(self.stream)
             return values
