@@ -8,17 +8,17 @@ and tests/algorithms/test_torchrl.py, where TorchRL's losses are the reference.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lamo.algorithms import ALGORITHMS, settings_type
+from lamo.algorithms import ALGORITHMS
 from lamo.algorithms.bc import BC
 from lamo.algorithms.bcq import BCQ, ChoiceBCQ
 from lamo.algorithms.cql import CQL, ChoiceCQL
+from lamo.algorithms.deployed import Deployed, observed
 from lamo.algorithms.iql import IQL
 from lamo.algorithms.method import Batch, Chunks, Method
 from lamo.algorithms.nfq import NFQ
@@ -151,26 +151,16 @@ class Baseline:
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What acting needs: the actor's weights; settings, spec, statistics and bounds as JSON."""
-        return self.model.actor.state_dict(), {
-            "algorithm": self.name,
-            "settings": asdict(self.settings),
-            "spec": asdict(self.spec),
-            "statistics": {"mean": self.statistics.mean.tolist(), "std": self.statistics.std.tolist()},
-            "action_bounds": None if self.scaling is None else [bound.tolist() for bound in self.scaling],
-        }
+        of = Deployed(self.settings, self.spec, self.statistics, self.scaling)
+        return self.model.actor.state_dict(), of.to_json(self.name)
 
     @staticmethod
     def load_policy(tensors: dict[str, Tensor], metadata: dict[str, Any], device: str = "cpu") -> BaselinePolicy:
         """The inverse of `export`. Raises `LamoError` for files that do not fit together."""
         try:
-            name = metadata["algorithm"]
-            settings = _of_json(settings_type(name), metadata["settings"])
-            spec = _of_json(Spec, metadata["spec"])
-            statistics = Statistics(*(np.asarray(metadata["statistics"][k], np.float32) for k in ("mean", "std")))
-            bounds = metadata["action_bounds"]
-            scaling = None if bounds is None else Scaling(*(np.asarray(bound, np.float32) for bound in bounds))
+            settings, spec, statistics, scaling = Deployed.of_json(metadata)
             with torch.random.fork_rng(devices=[]):
-                actor = method_for(name, spec.action_kind).make_actor(settings, spec)
+                actor = method_for(metadata["algorithm"], spec.action_kind).make_actor(settings, spec)
         except (KeyError, TypeError, ValueError) as error:
             raise LamoError(f"policy.json does not fit this lamo: {error}") from None
         own = actor.state_dict()
@@ -178,11 +168,6 @@ class Baseline:
             raise LamoError("policy.safetensors does not fit policy.json; copy the whole policy folder again")
         actor.load_state_dict(tensors)
         return BaselinePolicy(actor.to(device), settings, spec, statistics, scaling)
-
-
-def _of_json(cls: Any, values: dict[str, Any]) -> Any:
-    """A frozen dataclass from JSON, whose lists were tuples. TypeError for a name that it does not have."""
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 class BaselinePolicy:
@@ -213,23 +198,9 @@ class BaselinePolicy:
     @torch.inference_mode()
     def act(self, observations: Any, rewards: Any = None, rows: np.ndarray | None = None) -> np.ndarray:
         """See `lamo.policy.Policy`; `rewards` are not looked at."""
-        if self.n == 0:
-            raise LamoError("policy.act before policy.reset: call reset(n) at the start of each episode")
-        observations = np.asarray(observations, np.float32)
-        single = observations.ndim == 1
-        if single:
-            observations = observations[None]
-        count = self.n if rows is None else len(rows)
-        if observations.shape != (count, self.spec.observation_dim):
-            raise LamoError(
-                f"policy.act got observations of shape {observations.shape}, expected ({count}, "
-                f"{self.spec.observation_dim})"
-            )
-        if not np.isfinite(observations).all():
-            raise LamoError("policy.act got an observation that holds NaN or infinity; reset the environment")
+        observations, rows, single = observed(observations, rows, self.n, self.spec.observation_dim)
         if self.actor.training:
             self.actor.eval()
-        rows = np.arange(self.n) if rows is None else np.asarray(rows)
         place = self.steps[rows] % self.execute  # within the chunk that is being executed
         deciding = np.flatnonzero(place == 0)
         if len(deciding):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lamo.algorithms.deployed import Deployed
 from lamo.algorithms.resident import ResidentWindows
 from lamo.algorithms.sequence_losses import DeviceBatch, SequenceBatch
 from lamo.algorithms.sequence_policy import SequencePolicy
@@ -18,7 +19,7 @@ from lamo.algorithms.sequence_step import RecordedStep, gradient_step
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
 from lamo.data.actions import Scaling, action_scaling
-from lamo.data.episodes import Episodes, Statistics
+from lamo.data.episodes import Episodes
 from lamo.data.text import random_blocks
 from lamo.data.windows import WindowBatch, Windows
 from lamo.errors import LamoError
@@ -323,24 +324,14 @@ class SequenceLearner:
         that actions are scaled from, LM shape as JSON."""
         skip = text_only_names(self.model)
         tensors = {k: v for k, v in self.model.state_dict().items() if k not in skip}
-        return tensors, {
-            "algorithm": self.name,
-            "settings": asdict(self.settings),
-            "spec": asdict(self.spec),
-            "statistics": {"mean": self.statistics.mean.tolist(), "std": self.statistics.std.tolist()},
-            "action_bounds": None if self.scaling is None else [bound.tolist() for bound in self.scaling],
-            "lm_config": self.model.backbone.lm.config.to_dict(),
-        }
+        of = Deployed(self.settings, self.spec, self.statistics, self.scaling)
+        return tensors, {**of.to_json(self.name), "lm_config": self.model.backbone.lm.config.to_dict()}
 
     @staticmethod
     def load_policy(tensors: dict[str, Tensor], metadata: dict[str, Any], device: str = "cpu") -> SequencePolicy:
         """The inverse of `export`."""
         try:
-            settings = _of_json(SequenceSettings, metadata["settings"])
-            spec = _of_json(Spec, metadata["spec"])
-            statistics = Statistics(*(np.asarray(metadata["statistics"][k], np.float32) for k in ("mean", "std")))
-            bounds = metadata.get("action_bounds")  # policies of before had none, and actions in their own units
-            scaling = None if bounds is None else Scaling(*(np.asarray(bound, np.float32) for bound in bounds))
+            settings, spec, statistics, scaling = Deployed.of_json(metadata)
             with torch.random.fork_rng(devices=[]):
                 model = DecisionModel(deployed_model(metadata["lm_config"]), settings, spec, device)
         except (KeyError, TypeError, ValueError) as error:
@@ -353,11 +344,6 @@ class SequenceLearner:
             own[name].data = tensors[name].to(own[name].dtype)
         model.load_state_dict({k: tensors[k] for k in wanted}, strict=False)
         return SequencePolicy(model.to(device), settings, spec, statistics, scaling)
-
-
-def _of_json(cls: Any, values: dict[str, Any]) -> Any:
-    """A frozen dataclass from JSON, whose lists were tuples. TypeError for a name that it does not have."""
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def text_only_names(model: DecisionModel) -> set[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lamo.algorithms.deployed import observed
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
 from lamo.data.actions import Scaling
@@ -79,21 +80,8 @@ class SequencePolicy:
     @torch.inference_mode()
     def act(self, observations: Any, rewards: Any = None, rows: np.ndarray | None = None) -> np.ndarray:
         """See `lamo.policy.Policy`. Context holds the newest K steps at its right end, as training windows do."""
-        if self.n == 0:
-            raise LamoError("policy.act before policy.reset: call reset(n) at the start of each episode")
-        observations = np.asarray(observations, np.float32)
-        single = observations.ndim == 1
-        if single:
-            observations = observations[None]
-        everyone = rows is None or (len(rows) == self.n and bool((np.asarray(rows) == np.arange(self.n)).all()))
-        rows = np.arange(self.n) if rows is None else np.asarray(rows)
-        if observations.shape != (len(rows), self.spec.observation_dim):
-            raise LamoError(
-                f"policy.act got observations of shape {observations.shape}, expected ({len(rows)}, "
-                f"{self.spec.observation_dim})"
-            )
-        if not np.isfinite(observations).all():
-            raise LamoError("policy.act got an observation that holds NaN or infinity; reset the environment")
+        observations, rows, single = observed(observations, rows, self.n, self.spec.observation_dim)
+        everyone = len(rows) == self.n and bool((rows == np.arange(self.n)).all())
         if rewards is not None:
             self.to_go[rows] -= np.asarray(rewards, np.float64).reshape(-1)
         returns_to_go = torch.from_numpy((self.to_go[rows] / self.spec.return_scale).astype(np.float32))
