@@ -14,20 +14,20 @@ from pathlib import Path
 
 from common import Row, floor_dtype, machine, options, table, tell
 
-PARTS = (
-    ("windows.py",),
-    ("loading.py",),
-    ("startup.py",),
+PARTS = (  # fewer rounds than each has by default, so that all take less than ten minutes on two idle cores
+    ("windows.py", "--rounds", "5"),
+    ("loading.py", "--rounds", "2"),
+    ("startup.py", "--repeats", "1"),
     ("actions.py",),
-    ("actions.py", "--size", "gpt2"),
-    ("evaluation.py",),
-    ("collection.py",),
+    ("actions.py", "--size", "gpt2", "--rounds", "2"),
+    ("evaluation.py", "--rounds", "1"),
+    ("collection.py", "--rounds", "1", "--tasks", "Hopper-v5:sb3", "--episodes", "1500"),
     ("packed.py",),
     ("reading.py",),
     ("baselines.py",),
     ("memory.py",),
-    ("step.py",),
-    ("step.py", "--size", "gpt2"),
+    ("step.py", "--repeats", "3"),
+    ("step.py", "--size", "gpt2", "--repeats", "1"),
 )
 
 

@@ -91,8 +91,8 @@ def main() -> None:
         random = ["--preset", "lamo-random", "--lm", str(folder / "lm"), "--lm-seed", "0"]
         tiny = ["--preset", "lamo", "--lm", "tiny", "--language-weight", "0", "--corpus", "none"]
         cases = {
-            "tiny, 64 × 5": (tiny, 5, 20 if chosen.quick else 120),
-            f"{shape.name}, 64 × 20": (random, 20, 4 if chosen.quick else 12),
+            "tiny, 64 × 5": (tiny, 5, 20 if chosen.quick else 80),
+            f"{shape.name}, 64 × 20": (random, 20, 4 if chosen.quick else 8),
         }
         for what, (model, context, steps) in cases.items():
             common = [*model, "--dataset", str(data), "--context", str(context), "--steps", str(steps)]

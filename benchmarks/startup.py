@@ -44,7 +44,7 @@ def main() -> None:
             "step": lambda: first_step(*random),
         }
         seconds = in_turn(contenders, 1, warm=0) if chosen.quick else in_turn(contenders, chosen.repeats)
-        self_text = {"step": lambda: first_step("--preset", "lamo", "--task", "reacher2d")}
+        self_text = {"step": lambda: first_step("--preset", "lamo", "--task", "reacher2d-medium")}
         cold = 0.0 if chosen.quick else in_turn(self_text, 1, warm=0)["step"]
         cached = 0.0 if chosen.quick else in_turn(self_text, 1, warm=0)["step"]
     limits = {
