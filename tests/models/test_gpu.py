@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lamo.algorithms.sequence import SequenceLearner
+from lamo.algorithms.sequence_step import RecordedStep
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
 from lamo.data.episodes import Episodes
@@ -150,12 +151,13 @@ def test_training_packed_and_resuming(small_lm: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
 @pytest.mark.parametrize("runs", [1, 2])
 def test_recorded_steps_are_the_plain_ones(small_lm: Path, tmp_path: Path, dtype: str, runs: int) -> None:
-    """Far beyond the recording, through warm-up of the learning rate, with adapters' dropout and with text, and after a
-    resume. Attention draws its dropout from the device's one generator, so it has none here."""
+    """Far beyond the recording, through warm-up of the learning rate, with dropout and with text, and after a resume.
+    Attention draws its dropout from the device's one generator, which each learner begins anew."""
     text = tmp_path / "text.txt"
     text.write_text("reach the target with two links and a small torque " * 100)
     settings = {
         "dtype": dtype,
+        "dropout": 0.1,
         "lora_dropout": 0.1,
         "warmup_steps": 8,
         "corpus": (str(text),),
@@ -191,16 +193,38 @@ def test_batches_are_cut_on_the_device(small_lm: Path, chunk: int) -> None:
         assert torch.equal(mine.cpu(), theirs)
 
 
-def test_a_recorded_step_waits_for_the_device_once(small_lm: Path) -> None:
-    """To read what is told of it."""
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_a_recorded_step_waits_for_nothing(small_lm: Path) -> None:
+    """Until what is told of it is read."""
     made = learner(small_lm, "cuda", cuda_graph=True)
     batches = made.batches(np.random.default_rng(0))
     for _ in range(6):
         made.update(next(batches))
-    batch = made.on_device(next(batches))
-    assert made.recorded is not None
-    torch.cuda.set_sync_debug_mode("error")
     try:
-        made.recorded([batch], made.steps)
+        torch.cuda.set_sync_debug_mode("error")
+        RecordedStep.of([made])([made], [made.on_device(next(batches))], made.steps)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_recording_serves_those_whose_it_is(small_lm: Path) -> None:
+    """One of a pair is loaded anew: the next step writes to its new moments and not to those of before."""
+    pair = [learner(small_lm, "cuda", cuda_graph=True) for _ in range(2)]
+    assert SequenceLearner.pack(pair) is None
+    streams = [each.batches(np.random.default_rng(i)) for i, each in enumerate(pair)]
+
+    def step() -> None:
+        SequenceLearner.update_together(pair, [next(stream) for stream in streams])
+
+    for _ in range(6):
+        step()
+    before = pair[0].recorded
+    assert before is not None
+    assert before is pair[1].recorded
+    pair[1].load_state_dict({name: tensor.cpu().clone() for name, tensor in pair[1].state_dict().items()})
+    for _ in range(6):
+        moments = {name: value.clone() for name, value in pair[1].state_dict().items() if "exp_avg" in name}
+        step()
+        after = pair[1].state_dict()
+        assert not all(torch.equal(value, after[name]) for name, value in moments.items())
+    assert pair[0].recorded is pair[1].recorded is not before

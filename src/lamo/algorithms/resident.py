@@ -38,7 +38,7 @@ class ResidentWindows:
 
     def at(self, steps: np.ndarray, text: Tensor | None = None) -> DeviceBatch:
         """The windows that begin at these rows (B,) int64: the only thing that is copied."""
-        first = torch.from_numpy(steps).to(self.offsets.device)[:, None]  # (B, 1)
+        first = torch.from_numpy(steps).to(self.offsets.device, non_blocking=True)[:, None]  # (B, 1)
         after = torch.searchsorted(self.offsets, first, right=True)
         start, end = self.offsets[after - 1], self.offsets[after]  # of the episode each lies in
         padding = (first + len(self.columns) - end).clamp_min(0)

@@ -149,17 +149,17 @@ class SequenceLearner:
 
     def on_device(self, batch: SequenceBatch) -> DeviceBatch:
         """What a gradient step reads."""
-        text = None if batch.text is None else torch.from_numpy(batch.text).to(self.device)
+        text = None if batch.text is None else torch.from_numpy(batch.text).to(self.device, non_blocking=True)
         if self.resident is not None:
             return self.resident.at(batch.steps, text)
         assert batch.windows is not None
         padded = self.settings.cuda_graph or not batch.windows.mask.all()
         returns_to_go, observations, actions, timesteps, mask = (
-            torch.from_numpy(array).to(self.device) for array in batch.windows
+            torch.from_numpy(array).to(self.device, non_blocking=True) for array in batch.windows
         )
         wanted, real = actions, mask
         if batch.wanted is not None:
-            wanted, real = (torch.from_numpy(array).to(self.device) for array in batch.wanted)
+            wanted, real = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in batch.wanted)
         return DeviceBatch(returns_to_go, observations, actions, timesteps, mask, wanted, real, text, bool(padded))
 
     def update(self, batch: SequenceBatch) -> dict[str, float]:
@@ -182,8 +182,7 @@ class SequenceLearner:
             learner._warm_up()
         there = [learner.on_device(batch) for learner, batch in zip(learners, batches, strict=True)]
         if first.settings.cuda_graph:
-            first.recorded = first.recorded or RecordedStep(learners)
-            values = first.recorded(there, first.steps)
+            values = RecordedStep.of(learners)(learners, there, first.steps)
         else:
             masks = Masks([learner.seed for learner in learners], first.steps, first.device)
             values = gradient_step(learners, there, masks)
@@ -229,6 +228,7 @@ class SequenceLearner:
             for a, b in pairs:
                 if not a.requires_grad:
                     b.data = a.data
+            other.recorded = None  # it reads the weights of before
         return None
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -55,14 +56,27 @@ class RecordedStep:
     the states of the generators of dropout, the optimisers' moments and counts of steps.
     """
 
-    def __init__(self, learners: Sequence[SequenceLearner]) -> None:
-        self.learners, self.device = learners, learners[0].device
-        self.masks = Masks([learner.seed for learner in learners], 0, self.device)
-        self.stream = torch.cuda.Stream(self.device)  # the default one cannot be recorded
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self.count, self.device = (
+            len(seeds),
+            device,
+        )  # not the learners, who keep this: a graph must not wait in a cycle
+        self.masks = Masks(seeds, 0, device)
+        self.stream = torch.cuda.Stream(device)  # the default one cannot be recorded
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, batches: Sequence[DeviceBatch], number: int) -> Values:
+    @staticmethod
+    def of(learners: Sequence[SequenceLearner]) -> RecordedStep:
+        """The one that these learners have together, or a new one where any of them has been loaded or packed since."""
+        found = learners[0].recorded
+        if found is None or found.count != len(learners) or any(each.recorded is not found for each in learners):
+            found = RecordedStep([each.seed for each in learners], learners[0].device)
+            for each in learners:
+                each.recorded = found
+        return found
+
+    def __call__(self, learners: Sequence[SequenceLearner], batches: Sequence[DeviceBatch], number: int) -> Values:
         """A step with these batches, after `number` others. The next call overwrites what it returns."""
         self.masks.begin(number)
         self.calls += 1
@@ -72,23 +86,30 @@ class RecordedStep:
             with torch.cuda.stream(self.stream), warnings.catch_warnings():
                 # AdamW wonders why it is not being recorded
                 warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
-                values = gradient_step(self.learners, batches, self.masks)
+                values = gradient_step(learners, batches, self.masks)
             usual.wait_stream(self.stream)
             return values
         if self.graph is None:
-            self._record(batches)
-        assert self.graph is not None
+            self.graph = self._record(learners, batches)
         for ours, given in zip(self.inputs, batches, strict=True):
             for kept, tensor in zip(ours.tensors, given.tensors, strict=True):
                 kept.copy_(tensor)
         self.graph.replay()
         return self.values
 
-    def _record(self, batches: Sequence[DeviceBatch]) -> None:
+    def _record(self, learners: Sequence[SequenceLearner], batches: Sequence[DeviceBatch]) -> torch.cuda.CUDAGraph:
         self.inputs = [batch.copy() for batch in batches]
         graph = torch.cuda.CUDAGraph()
-        for generator in self.masks.generators:
-            graph.register_generator_state(generator)
-        with torch.cuda.graph(graph, stream=self.stream):
-            self.values = gradient_step(self.learners, self.inputs, self.masks)
-        self.graph = graph
+        collects = gc.isenabled()
+        gc.collect()  # a graph that is freed while another is recorded spoils it
+        gc.disable()
+        try:
+            with torch.cuda.device(self.device):
+                for generator in self.masks.generators:
+                    graph.register_generator_state(generator)
+                with torch.cuda.graph(graph, stream=self.stream):
+                    self.values = gradient_step(learners, self.inputs, self.masks)
+        finally:
+            if collects:
+                gc.enable()
+        return graph

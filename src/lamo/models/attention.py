@@ -104,12 +104,13 @@ def attention_bias(
     length: int, mask: Tensor | None, span: int | None, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """Additive attention mask, (1 or B, 1, T, T): 0 where query i may see key j (j <= i, j real, and of the last `span`
-    steps of three tokens if there is a span), else the lowest number.
+    steps of three tokens if there is a span), else the lowest number. Padding sees itself, for some kernels make NaN of
+    a query that sees nothing.
 
     ```
     T = 4, first token padded        keys
                                  p  1  2  3
-                     queries  p  -  -  -  -     (a padded query's output is never used)
+                     queries  p  0  -  -  -     (a padded query's output is never used)
                               1  -  0  -  -
                               2  -  0  0  -
                               3  -  0  0  0
@@ -121,5 +122,5 @@ def attention_bias(
         visible &= step[:, None] - step < span
     visible = visible[None, None]
     if mask is not None:
-        visible = visible & mask[:, None, None, :]
+        visible = visible & mask[:, None, None, :] | torch.eye(length, dtype=torch.bool, device=device)
     return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, torch.finfo(dtype).min)
