@@ -57,10 +57,8 @@ class RecordedStep:
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
-        self.count, self.device = (
-            len(seeds),
-            device,
-        )  # not the learners, who keep this: a graph must not wait in a cycle
+        # not the learners, who keep this: in a cycle the graph would wait for the garbage collector
+        self.count, self.device = len(seeds), device
         self.masks = Masks(seeds, 0, device)
         self.stream = torch.cuda.Stream(device)  # the default one cannot be recorded
         self.calls = 0
