@@ -109,6 +109,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("train --preset toy --dataset DATA --env Reacher2d-v0 --out OUT", "those of Reacher2d-v0 have 12"),
         ("train --preset toy --dataset DATA --out RUN", "holds another run"),
         ("train --preset toy --dataset DATA --out OUT --device cuda:77", "--device cuda:77"),
+        ("train --dataset DATA --out OUT --device cpu --cuda-graph", "--cuda-graph: the device is cpu"),
         ("train --lm nowhere/at/all --dataset DATA --out OUT", "--lm nowhere/at/all"),
         ("train --dataset DATA --out OUT --corpus none", "--language-weight"),
         ("train --config nowhere.json --out OUT", "nowhere.json: no such file"),

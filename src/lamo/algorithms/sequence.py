@@ -54,6 +54,8 @@ class SequenceLearner:
         keep_freed_memory()
         self.settings, self.spec, self.device, self.batch_size = settings, spec, torch.device(device), batch_size
         self.seed = seed
+        if settings.cuda_graph and self.device.type != "cuda":
+            raise LamoError(f"--cuda-graph: the device is {self.device}, and a CUDA graph needs a GPU; drop it")
         self.statistics = episodes.statistics()
         self.windows = Windows(episodes, settings.context, spec.return_scale, self.statistics)
         self.scaling: Scaling | None = None  # of actions, to [-1, 1]
@@ -90,19 +92,11 @@ class SequenceLearner:
             settings.micro_batch or self.model.backbone.rows_at_a_time(tokens)
             for tokens in (3 * settings.context, settings.text_block)
         )
-        if settings.cuda_graph and (why_not := self._unrecordable()) is not None:
-            raise LamoError(f"--cuda-graph: {why_not}; drop it")
+        if settings.cuda_graph and not self.model.backbone.fast:
+            raise LamoError("--cuda-graph: only the fast blocks can be recorded (--blocks); drop it")
         self.recorded: RecordedStep | None = None
         self.optimizer = self._optimizer()
         self.steps = 0
-
-    def _unrecordable(self) -> str | None:
-        """Why a step cannot be recorded as a CUDA graph, or None."""
-        if self.device.type != "cuda":
-            return f"the device is {self.device}, and a CUDA graph needs a GPU"
-        if not self.model.backbone.fast:
-            return "only the fast blocks can be recorded (--blocks)"
-        return None
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW; groups: the Transformer's own parameters and the rest, each with and without weight decay (norms,
