@@ -8,7 +8,8 @@ command can be given again and again; --jobs of them run at a time, one thread e
 --flags "cql: --sampled-actions 4".
 
 A cell is the mean return over the evaluations in the last fifth of the steps, mean ± standard deviation over seeds; the
-best checkpoint of each seed is beside it, because picking it afterwards flatters a method.
+best checkpoint of each seed is beside it, because picking it afterwards flatters a method. A method that is asked for a
+return (`wiki-rl`) counts by the highest target that it was evaluated with: --flags "wiki-rl: --targets 3000".
 """
 
 from __future__ import annotations
@@ -113,14 +114,19 @@ def run_all(jobs: list[Job], arguments: argparse.Namespace, flags: dict[str, lis
 
 
 def returns(folder: Path) -> tuple[float, float] | None:
-    """(mean over the last fifth of the steps, mean of the best evaluation); None where there are no evaluations."""
+    """(mean over the last fifth of the steps, mean of the best evaluation); None where there are no evaluations.
+
+    Of a method that is asked for a return, of the episodes that were asked for the most.
+    """
     path = folder / "episodes.jsonl"
     if not path.exists():
         return None
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    most = max((row["target"] for row in rows if row["target"] is not None), default=None)
     steps: dict[int, list[float]] = {}
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        steps.setdefault(row["step"], []).append(row["return"])
+    for row in rows:
+        if row["target"] == most:
+            steps.setdefault(row["step"], []).append(row["return"])
     if not steps:
         return None
     last = max(steps)
