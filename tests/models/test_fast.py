@@ -12,10 +12,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from lamo.algorithms.settings import SequenceSettings
 from lamo.errors import LamoError
-from lamo.models.activations import ACTIVATIONS
+from lamo.models import fast
+from lamo.models.activations import ACTIVATIONS, fused_gelu
 from lamo.models.attention import attention_bias
 from lamo.models.backbone import Backbone
-from lamo.models.dropout import Masks, dropped
+from lamo.models.dropout import Masks, dropped, masked
 from lamo.models.fast import refusal
 from lamo.models.projection import fused, parts
 
@@ -169,8 +170,13 @@ def plain(module: Backbone, tokens: Tensor, masks: Masks) -> Tensor:
     return base.ln_f(x).view(count, length, width)
 
 
-@pytest.mark.parametrize("form", ["fused", "separate"])
-def test_with_dropout_it_equals_the_plain_formulas_under_the_same_masks(form: str) -> None:
+@pytest.mark.parametrize(("form", "kernels"), [("fused", "cpu"), ("separate", "cpu"), ("fused", "gpu")])
+def test_with_dropout_it_equals_the_plain_formulas_under_the_same_masks(
+    form: str, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels == "gpu":  # what takes its place there
+        monkeypatch.setitem(ACTIVATIONS, "gelu_new", fused_gelu)
+        monkeypatch.setattr(fast, "dropped", lambda x, keep: x if keep is None else masked(x, keep))
     module = backbone(dropout=0.3, lora_dropout=0.2, lora_form=form)
     tokens = torch.randn(4, 9, 32)
     weight = torch.randn(4, 9, 32)
@@ -198,11 +204,12 @@ def test_a_bfloat16_step_backward_twice_is_refused_not_wrong() -> None:
         loss.backward()
 
 
-@pytest.mark.parametrize("name", ["gelu_new", "relu"])
-def test_activations_and_slopes(name: str) -> None:
+@pytest.mark.parametrize("activation", [ACTIVATIONS["gelu_new"], ACTIVATIONS["relu"], fused_gelu])
+def test_activations_and_slopes(activation: Any) -> None:
     x = torch.linspace(-6, 6, 101, dtype=torch.float64).requires_grad_()
-    value, slope = ACTIVATIONS[name](x.detach(), True)
-    expected = torch.relu(x) if name == "relu" else torch.nn.functional.gelu(x, approximate="tanh")
+    value, slope = activation(x.detach(), True)
+    assert torch.equal(activation(x.detach(), False)[0], value)
+    expected = torch.relu(x) if activation is ACTIVATIONS["relu"] else torch.nn.functional.gelu(x, approximate="tanh")
     (exact,) = torch.autograd.grad(expected.sum(), x)
     torch.testing.assert_close(value, expected.detach())
     torch.testing.assert_close(slope, exact)

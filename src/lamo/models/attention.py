@@ -95,7 +95,7 @@ def attend(
         keep = masks.draw(rate, rows, bias.shape[2], length) if masks else None
         return _Attend.apply(qkv, length, heads, bias, queries, keep)  # pyright: ignore[reportReturnType]
     parts = qkv.view(-1, length, 3, heads, qkv.shape[1] // (3 * heads))
-    q, k, v = (parts[:, :, i].transpose(1, 2) for i in range(3))
+    q, k, v = (part.transpose(1, 2) for part in parts.unbind(2))  # whose gradients are put together in one copy
     out = F.scaled_dot_product_attention(q, k, v, bias, rate, is_causal=bias is None)
     return out.transpose(1, 2)[:, queries].reshape(-1, qkv.shape[1] // 3)
 

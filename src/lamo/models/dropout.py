@@ -73,7 +73,14 @@ class Keep:
 
 def dropped(x: Tensor, keep: Keep | None) -> Tensor:
     """Dropout of `x`; no copy where nothing is dropped."""
-    return x if keep is None else x * keep.factors(x)
+    if keep is None:
+        return x
+    return x * keep.factors(x) if x.device.type == "cpu" else masked(x, keep)
+
+
+def masked(x: Tensor, keep: Keep) -> Tensor:
+    """Dropout of `x` in one pass over memory: on a GPU less than a product with `factors`, on a processor more."""
+    return torch.ops.aten.native_dropout_backward(x, keep.mask, keep.scale)
 
 
 def add_dropped(x: Tensor, branch: Tensor, keep: Keep | None) -> Tensor:
