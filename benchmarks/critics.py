@@ -70,8 +70,9 @@ def main() -> None:
         believed = values.view(rows.shape).mean(1).numpy()  # (E,)
         earned = discounted(episodes, learner.settings.discount)[rows].mean(1)
         good = episodes.returns >= chosen.lasting
-        told = (each[which].mean() for each in (believed, earned) for which in (good, ~good))
-        print(f"| {path} | {step} | {' | '.join(f'{value:.0f}' for value in told)} |", flush=True)
+        groups = [each[which] for each in (believed, earned) for which in (good, ~good)]
+        told = " | ".join(f"{group.mean():.0f}" if len(group) else "–" for group in groups)
+        print(f"| {path} | {step} | {told} |", flush=True)
 
 
 if __name__ == "__main__":
