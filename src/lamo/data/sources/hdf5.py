@@ -31,6 +31,11 @@ _PLAIN = [  # the types of nearly all arrays: to compare is quicker than to tran
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError, AttributeError)
 
 
+def plain_types() -> list[np.dtype]:
+    """The types of nearly all arrays, whose bytes in a file are those in memory."""
+    return [dtype for _, dtype in _PLAIN]
+
+
 @contextmanager
 def open_hdf5(path: Path, source: str) -> Iterator[h5py.File]:
     """Open for reading; what HDF5 cannot read, now or inside the block, becomes a `LamoError`."""

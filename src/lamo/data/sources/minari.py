@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from lamo.data.sources.episodic import Encoder, Part, Record, gather_blocks, nee
 from lamo.data.sources.flat import state_width
 from lamo.data.sources.folders import inside, read_object
 from lamo.data.sources.hdf5 import H5Array, array, attribute, member, open_hdf5
+from lamo.data.sources.hdf5_tables import Table, TableArray, tables
 from lamo.data.sources.notes import HISTORY
 from lamo.data.sources.options import ReadOptions, chosen, listed
 from lamo.errors import LamoError, warn
@@ -39,6 +40,7 @@ KEPT = "lamo"
 """Attribute of a file that lamo wrote: which of the next two its episodes have."""
 ID, REPEATED = "lamo_id", "lamo_last_observation_repeated"
 """Attributes of an episode: its number in the source; that its last observation stands for one that is not known."""
+_ARRAYS = ("observations", "next_observations", "actions", "rewards", "terminations", "truncations")
 _EPISODE = re.compile(r"episode_(\d{1,18})")
 _FOLDER = re.compile(r"(\d{1,18})")
 _SPACES = ("observation_space", "action_space", "env_spec")
@@ -81,7 +83,7 @@ def minari_blocks(path: Path, source: str, options: ReadOptions, size: int | Non
     )
     with opened as file:
         records = (
-            partial(_hdf5_records, file, source)
+            partial(_hdf5_records, file, *_listed(file, source), source)
             if file is not None
             else partial(_arrow_records, data, root, stored, source)
         )
@@ -116,20 +118,26 @@ def minari_blocks(path: Path, source: str, options: ReadOptions, size: int | Non
 
 
 class _Group:
-    """An episode in `main_data.hdf5`."""
+    """An episode in `main_data.hdf5`: `found` are its arrays that are in a table, others are looked for."""
 
-    def __init__(self, group: Any, number: int, name: str, source: str, repeated: bool = False) -> None:
-        self.group, self.id, self.label, self.source = group, number, name, source
-        self.repeated = repeated
-        self.opened: dict[str, Any] = {}
+    def __init__(
+        self, file: Any, name: str, number: int, source: str, found: dict[str, TableArray], repeated: bool = False
+    ) -> None:
+        self.file, self.label, self.id, self.source, self.repeated = file, name, number, source, repeated
+        self.opened: dict[str, Any] = {key: self._seen(key, each) for key, each in found.items()}
+
+    @cached_property
+    def group(self) -> h5py.Group:
+        return _group(self.file, self.label, self.source)
 
     def get(self, key: str) -> Any:
         if key not in self.opened:  # opening costs more than reading the hundreds of rows of an episode
-            found = array(self.group, key, self.source)
-            if self.repeated and key.startswith("observations") and isinstance(found, H5Array) and found.shape:
-                found = _ButLast(found)
-            self.opened[key] = found
+            self.opened[key] = self._seen(key, array(self.group, key, self.source))
         return self.opened[key]
+
+    def _seen(self, key: str, found: Any) -> Any:
+        cut = self.repeated and key.startswith("observations") and isinstance(found, H5Array | TableArray)
+        return _ButLast(found) if cut and found.shape else found
 
     def keys(self) -> list[str]:
         return list(self.group)
@@ -138,7 +146,7 @@ class _Group:
 class _ButLast:
     """(T, …): an array without its last row."""
 
-    def __init__(self, data: H5Array) -> None:
+    def __init__(self, data: H5Array | TableArray) -> None:
         self.data, self.shape, self.dtype = data, (max(data.shape[0] - 1, 0), *data.shape[1:]), data.dtype
 
     def __getitem__(self, rows: slice) -> np.ndarray:
@@ -211,17 +219,30 @@ def number_of(group: h5py.Group, number: int, name: str, used: set[int], source:
     return number
 
 
-def _hdf5_records(file: Any, source: str) -> Iterator[Record]:
+def _group(file: Any, name: str, source: str) -> h5py.Group:
+    group = member(file, name, source)
+    if not isinstance(group, h5py.Group):
+        raise LamoError(f"{source}: {name} is not a group of arrays")
+    return group
+
+
+def _listed(file: Any, source: str) -> tuple[list[tuple[int, str]], dict[str, Table]]:
+    """Numbers and names of the episodes, and those of their arrays that are all plain."""
+    names = numbered(file, _EPISODE, source)
+    return names, tables(file, [name for _, name in names], _ARRAYS, source)
+
+
+def _hdf5_records(file: Any, names: list[tuple[int, str]], found: dict[str, Table], source: str) -> Iterator[Record]:
     kept = attribute(file, KEPT, source) if KEPT in file.attrs else []
     used: set[int] = set()
-    for number, name in numbered(file, _EPISODE, source):
-        group = member(file, name, source)
-        if not isinstance(group, h5py.Group):
-            raise LamoError(f"{source}: {name} is not a group of arrays")
-        repeated = REPEATED in kept and REPEATED in group.attrs
-        if ID in kept:
-            number = number_of(group, number, name, used, source)
-        yield _Group(group, number, name, source, repeated)
+    for i, (number, name) in enumerate(names):
+        repeated = False
+        if kept or not found:
+            group = _group(file, name, source)
+            repeated = REPEATED in kept and REPEATED in group.attrs
+            if ID in kept:
+                number = number_of(group, number, name, used, source)
+        yield _Group(file, name, number, source, {key: table[i] for key, table in found.items()}, repeated)
 
 
 def _arrow_records(data: Path, root: Path, stored: str, source: str) -> Iterator[Record]:
