@@ -168,6 +168,24 @@ def test_few_episodes_are_not_worth_it(tmp_path: Path) -> None:
     assert not found(path)
 
 
+def test_without_room_for_the_file_the_library_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "main_data.hdf5"
+    write(path, [50] * FEWEST, chunks=True)
+    expected = load_episodes(path)
+    monkeypatch.setattr(hdf5_tables, "MOST_CHUNKS", FEWEST - 1)
+    assert not found(path)
+    assert same(load_episodes(path), expected)
+    monkeypatch.undo()
+    assert found(path)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    assert not found(path)
+    assert same(load_episodes(path), expected)
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """A file's bytes, the addresses of its arrays' headers, episode by episode, and where headers and trees begin."""

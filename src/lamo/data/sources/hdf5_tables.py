@@ -23,6 +23,8 @@ from lamo.errors import LamoError
 
 FEWEST = 16
 """Groups from which a table is worth its making."""
+MOST_CHUNKS = 1 << 18
+"""Of a table: what is known of them takes some tens of MiB. Files of more, of some gigabytes, are read in blocks."""
 _MOST_HEADER, _MOST_RANK, _LARGE = 4096, 4, 1 << 40
 _NIL, _SPACE, _TYPE, _FILL, _LAYOUT, _MODIFIED = 0, 1, 3, 5, 8, 18
 _CONTIGUOUS, _CHUNKED = 1, 2
@@ -44,7 +46,10 @@ def tables(file: h5py.File, groups: Sequence[str], keys: Sequence[str], source: 
                 del addresses[key]
             else:
                 addresses[key].append(address)
-    raw = np.memmap(file.filename, np.uint8, "r")
+    try:
+        raw = np.memmap(file.filename, np.uint8, "r")
+    except OSError:  # there is less room for addresses than the file has bytes
+        return {}
     found: dict[str, Table] = {}
     for key, places in addresses.items():
         try:
@@ -200,7 +205,7 @@ def _in_chunks(
         return None
     grid = -(-shape // chunk)  # (E, rank)
     counts, total = grid.prod(1), int(grid.prod(1).sum())
-    if total > len(raw):  # each has a byte at least
+    if total > MOST_CHUNKS:
         return None
     first = np.append(0, np.cumsum(counts))
     origin, address = np.empty((total, rank), np.int64), np.empty(total, np.int64)
