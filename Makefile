@@ -37,7 +37,7 @@ format: $(VENV)/.installed-dev ## let ruff rewrite what it can
 	@$(BIN)/ruff check -q --fix .
 	@$(BIN)/ruff format -q .
 
-bench: $(VENV)/.installed-dev ## speed and memory as ratios to references and floors: one table, in under 10 minutes
+bench: $(VENV)/.installed-dev ## speed and memory as ratios to references and floors: one table, in about ten minutes
 	@$(BIN)/python benchmarks/all.py
 
 clean: ## remove what a run leaves behind; the virtual environment stays (rm -rf .venv removes it)

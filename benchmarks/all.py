@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common import Row, floor_dtype, machine, options, table, tell
 
-PARTS = (  # fewer rounds than each has by default, so that all take less than ten minutes on two idle cores
+PARTS = (  # fewer rounds than each has by default, so that all take about ten minutes on two idle cores
     ("windows.py", "--rounds", "5"),
     ("loading.py", "--rounds", "2"),
     ("startup.py", "--repeats", "1"),

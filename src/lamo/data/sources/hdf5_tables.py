@@ -24,7 +24,7 @@ from lamo.errors import LamoError
 FEWEST = 16
 """Groups from which a table is worth its making."""
 MOST_CHUNKS = 1 << 18
-"""Of a table: what is known of them takes some tens of MiB. Files of more, of some gigabytes, are read in blocks."""
+"""Of a table: what is known of them takes some tens of MiB. Files of more, of some gigabytes, are the library's."""
 _MOST_HEADER, _MOST_RANK, _LARGE = 4096, 4, 1 << 40
 _NIL, _SPACE, _TYPE, _FILL, _LAYOUT, _MODIFIED = 0, 1, 3, 5, 8, 18
 _CONTIGUOUS, _CHUNKED = 1, 2

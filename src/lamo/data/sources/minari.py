@@ -120,24 +120,25 @@ def minari_blocks(path: Path, source: str, options: ReadOptions, size: int | Non
 class _Group:
     """An episode in `main_data.hdf5`: `found` are its arrays that are in a table, others are looked for."""
 
-    def __init__(
-        self, file: Any, name: str, number: int, source: str, found: dict[str, TableArray], repeated: bool = False
-    ) -> None:
-        self.file, self.label, self.id, self.source, self.repeated = file, name, number, source, repeated
-        self.opened: dict[str, Any] = {key: self._seen(key, each) for key, each in found.items()}
+    def __init__(self, file: Any, name: str, number: int, source: str, found: dict[str, TableArray]) -> None:
+        self.file, self.label, self.id, self.source, self.found = file, name, number, source, found
+        self.repeated = False
+        self.opened: dict[str, Any] = {}
 
     @cached_property
     def group(self) -> h5py.Group:
-        return _group(self.file, self.label, self.source)
+        group = member(self.file, self.label, self.source)
+        if not isinstance(group, h5py.Group):
+            raise LamoError(f"{self.source}: {self.label} is not a group of arrays")
+        return group
 
     def get(self, key: str) -> Any:
         if key not in self.opened:  # opening costs more than reading the hundreds of rows of an episode
-            self.opened[key] = self._seen(key, array(self.group, key, self.source))
+            found = self.found[key] if key in self.found else array(self.group, key, self.source)
+            if self.repeated and key.startswith("observations") and isinstance(found, H5Array | TableArray):
+                found = _ButLast(found) if found.shape else found
+            self.opened[key] = found
         return self.opened[key]
-
-    def _seen(self, key: str, found: Any) -> Any:
-        cut = self.repeated and key.startswith("observations") and isinstance(found, H5Array | TableArray)
-        return _ButLast(found) if cut and found.shape else found
 
     def keys(self) -> list[str]:
         return list(self.group)
@@ -219,13 +220,6 @@ def number_of(group: h5py.Group, number: int, name: str, used: set[int], source:
     return number
 
 
-def _group(file: Any, name: str, source: str) -> h5py.Group:
-    group = member(file, name, source)
-    if not isinstance(group, h5py.Group):
-        raise LamoError(f"{source}: {name} is not a group of arrays")
-    return group
-
-
 def _listed(file: Any, source: str) -> tuple[list[tuple[int, str]], dict[str, Table]]:
     """Numbers and names of the episodes, and those of their arrays that are all plain."""
     names = numbered(file, _EPISODE, source)
@@ -236,13 +230,12 @@ def _hdf5_records(file: Any, names: list[tuple[int, str]], found: dict[str, Tabl
     kept = attribute(file, KEPT, source) if KEPT in file.attrs else []
     used: set[int] = set()
     for i, (number, name) in enumerate(names):
-        repeated = False
-        if kept or not found:
-            group = _group(file, name, source)
-            repeated = REPEATED in kept and REPEATED in group.attrs
+        record = _Group(file, name, number, source, {key: table[i] for key, table in found.items()})
+        if kept:
+            record.repeated = REPEATED in kept and REPEATED in record.group.attrs
             if ID in kept:
-                number = number_of(group, number, name, used, source)
-        yield _Group(file, name, number, source, {key: table[i] for key, table in found.items()}, repeated)
+                record.id = number_of(record.group, number, name, used, source)
+        yield record
 
 
 def _arrow_records(data: Path, root: Path, stored: str, source: str) -> Iterator[Record]:
