@@ -12,6 +12,7 @@ messages of dataspace, datatype and layout (IV.A.2.b, d, i).
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 
 import h5py
@@ -25,6 +26,8 @@ FEWEST = 16
 """Groups from which a table is worth its making."""
 MOST_CHUNKS = 1 << 18
 """Of a table: what is known of them takes some tens of MiB. Files of more, of some gigabytes, are the library's."""
+_READ_THROUGH = 1 << 31
+"""Bytes up to which a file is; what is much more may not stay in memory."""
 _MOST_HEADER, _MOST_RANK, _LARGE = 4096, 4, 1 << 40
 _NIL, _SPACE, _TYPE, _FILL, _LAYOUT, _MODIFIED = 0, 1, 3, 5, 8, 18
 _CONTIGUOUS, _CHUNKED = 1, 2
@@ -35,6 +38,7 @@ def tables(file: h5py.File, groups: Sequence[str], keys: Sequence[str], source: 
     plan = file.id.get_create_plist()
     if len(groups) < FEWEST or plan.get_userblock() or plan.get_sizes() != (8, 8):
         return {}
+    _read_through(file.filename)
     addresses: dict[str, list[int]] = {key: [] for key in keys}
     for name in groups:
         if not _is(file.id, name, h5g.GROUP):
@@ -61,6 +65,19 @@ def tables(file: h5py.File, groups: Sequence[str], keys: Sequence[str], source: 
             if table is not None and tuple(table.shape[0]) == tuple(first.shape):
                 found[key] = table
     return found
+
+
+def _read_through(path: str) -> None:
+    """Bring a file into the system's cache in the order in which it lies on the disk.
+
+    Headers are all over it: looked up one by one on a file that was not read before, they take twice as long as this
+    pass and the look-ups together; where it was, the pass takes a tenth of them.
+    """
+    with open(path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size <= _READ_THROUGH:
+            block = bytearray(1 << 20)
+            while file.readinto(block):
+                pass
 
 
 def _is(group: h5g.GroupID, name: str, kind: int) -> int | None:
