@@ -55,12 +55,17 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+# An older pip, as Python 3.10 brings it, looks for many minutes for versions that fit together.
 $(BIN)/python:
 	@for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10); do \
 		if "$$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then \
-			"$$candidate" -m venv $(VENV) && exit 0; \
+			if ! "$$candidate" -m venv $(VENV); then \
+				rm -rf $(VENV); \
+				echo "$$candidate cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2; \
+				exit 1; \
+			fi; \
+			$(PIP) 'pip>=24' && exit 0; \
 			rm -rf $(VENV); \
-			echo "$$candidate cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2; \
 			exit 1; \
 		fi; \
 	done; \
