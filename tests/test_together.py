@@ -17,7 +17,7 @@ from lamo.config import Experiment
 from lamo.errors import LamoError
 from lamo.models.backbone import Backbone
 from lamo.runs import Run
-from lamo.train import resume, train, train_together
+from lamo.train import resume, resume_together, train, train_together
 
 TOLERANCE = 1e-4  # of losses and weights, absolute: float32 sums in another order, over twelve steps
 SEEDS = (0, 1, 2)
@@ -127,6 +127,55 @@ def test_one_that_was_trained_in_company_goes_on_alone(data: Path, small_lm: Pat
     assert_alike(runs[1].path, alone.path)
 
 
+def test_they_go_on_together(data: Path, small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted in company and taken up in company, a run is what it is uninterrupted, to the bit."""
+    experiments = [experiment(data, small_lm, seed=seed) for seed in SEEDS]
+    whole = train_together(experiments, [tmp_path / f"whole-{seed}" for seed in SEEDS], quiet=True)
+    shorter = [each.but(steps=6) for each in experiments]
+    halves = train_together(shorter, [tmp_path / f"half-{seed}" for seed in SEEDS], quiet=True)
+    packs: list[int] = []
+    together = SequenceLearner.update_together
+    monkeypatch.setattr(
+        SequenceLearner,
+        "update_together",
+        staticmethod(lambda learners, batches: (packs.append(len(learners)), together(learners, batches))[1]),
+    )
+    assert main(["train", "--resume", *(str(run.path) for run in halves), "--steps", "12", "--quiet"]) == 0
+    assert packs == [len(SEEDS)] * 6
+    for once, twice in zip(whole, halves, strict=True):
+        first, second = (load_file(run.path / "policy" / "policy.safetensors") for run in (once, twice))
+        assert all(np.array_equal(first[name], second[name]) for name in first)
+        assert [row["return"] for row in once.read_episodes()] == [row["return"] for row in twice.read_episodes()]
+        states = [run.load_checkpoint() for run in (once, twice)]
+        assert states[0] is not None
+        assert states[1] is not None
+        assert np.array_equal(states[0][1]["random.cpu"], states[1][1]["random.cpu"])
+
+
+def test_runs_that_are_not_equally_far_go_on_in_turn(
+    data: Path, small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path, steps in zip(paths, (6, 9), strict=True):
+        train(experiment(data, small_lm, steps=steps, eval_episodes=0), path, quiet=True)
+    assert [run.path for run in resume_together(paths, steps=12, quiet=True)] == paths
+    assert "not equally far" in capsys.readouterr().err
+    assert all((Run.open(path).summary() or {})["steps"] == 12 for path in paths)
+    assert main(["train", "--resume", str(paths[0]), str(paths[0]), "--quiet"]) == 2
+    assert "twice" in capsys.readouterr().err
+
+
+def test_one_that_diverges_does_not_take_the_others_along(data: Path, small_lm: Path, tmp_path: Path) -> None:
+    good = experiment(data, small_lm, checkpoint_every=0, eval_episodes=0)
+    bad = experiment(data, small_lm, checkpoint_every=0, eval_episodes=0, learning_rate=1e20)
+    with pytest.raises(LamoError, match=r"bad: .*at step.*others are saved.*lamo train --resume .*good"):
+        train_together([bad, good], [tmp_path / "bad", tmp_path / "good"], quiet=True)
+    kept = Run.open(tmp_path / "good").last_checkpoint()
+    assert kept is not None
+    assert kept > 0
+    assert_alike(resume(tmp_path / "good", quiet=True).path, train(good, tmp_path / "alone", quiet=True).path)
+
+
 def test_what_cannot_share_is_trained_in_turn(
     data: Path, small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +200,10 @@ def test_seeds_on_the_command_line(
     assert main([*command, "5", "5"]) == 2
     assert "twice" in capsys.readouterr().err
     assert main([*command, "0"]) == 2  # its folder holds a run
+    assert main(command) == 2
+    assert "--seeds needs" in capsys.readouterr().err
+    assert main([*command, "7", "--seed", "3"]) == 2
+    assert "--seed is of one run" in capsys.readouterr().err
     assert main(["train", "--resume", str(tmp_path / "a-s0"), "--seeds", "1"]) == 2
 
 

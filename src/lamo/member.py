@@ -94,9 +94,8 @@ class Member:
             if found is not None:
                 self._keep(*found)
                 self._tell(bar, *found)
-        if at.step != self.saved and (stop.caught or _due(at.step, experiment.checkpoint_every, last)):
-            at.seconds, self.saved = time.perf_counter() - self.began, at.step
-            self._save()
+        if stop.caught or _due(at.step, experiment.checkpoint_every, last):
+            self.save()
 
     def took(self, row: Mapping[str, float], seconds: float) -> None:
         """A gradient step was done, with these metrics, in these seconds."""
@@ -168,7 +167,11 @@ class Member:
                 hint = "lower the learning rate or look at the data"
                 raise LamoError(f"{self.run.path}: {name} is {value} at step {self.at.step}; {kept}; {hint}")
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """A checkpoint of this step, if there is none yet."""
+        if self.at.step == self.saved:
+            return
+        self.at.seconds, self.saved = time.perf_counter() - self.began, self.at.step
         device = self.setup.device
         tensors = {f"learner.{name}": tensor for name, tensor in self.learner.state_dict().items()}
         tensors["random.cpu"] = torch.get_rng_state() if self.random is None else self.random
@@ -188,7 +191,10 @@ class Member:
         own = "learner."
         mine = {name[len(own) :]: value for name, value in tensors.items() if name.startswith(own)}
         self.learner.load_state_dict(mine)
-        torch.set_rng_state(tensors["random.cpu"])
+        if self.random is None:
+            torch.set_rng_state(tensors["random.cpu"])
+        else:
+            self.random = tensors["random.cpu"]
         if device.startswith("cuda") and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], device)
         self.rng.bit_generator.state = state["batches"]

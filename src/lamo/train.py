@@ -5,6 +5,7 @@ One run or several at once: runs that share a frozen language model go through i
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -71,12 +72,10 @@ def train_together(
     first, loaded = experiments[0], None
     if all(getattr(experiment, name) == getattr(first, name) for experiment in experiments for name in DATA_FIELDS):
         loaded = read(first)
-    learner_class = get_algorithm(PRESETS[first.preset][0])
-    pack = getattr(learner_class, "pack", None)
     built = []
     for experiment in experiments:
         built.append((*_build(experiment, loaded), torch.get_rng_state()))
-        why_not = pack([learner for _, learner, _ in built]) if pack else "its learner trains alone"
+        why_not = _pack([learner for _, learner, _ in built])
         if why_not is not None:
             del built
             warn(f"one after the other, not as one batch: {why_not}")
@@ -104,30 +103,84 @@ def resume(
     `steps` makes it longer. A run that has finished is returned as it is. Raises `LamoError` for no run,
     data that changed since, and fewer steps than are done.
     """
-    run = Run.open(path)
-    experiment = Experiment.from_json(run.config, str(Path(path) / "config.json"))
+    watch: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "workers": workers}
+    return resume_together([path], steps=steps, device=device, **watch)[0]
+
+
+def resume_together(
+    paths: Sequence[str | Path],
+    *,
+    steps: int | None = None,
+    device: str | None = None,
+    quiet: bool = False,
+    tensorboard: bool = False,
+    workers: int | None = 1,
+) -> list[Run]:
+    """Go on with several runs, as `train_together` trains them: as one batch if they are equally far and can share a
+    model, otherwise one after the other, with a warning that says why. Errors as `resume`.
+    """
+    runs = [Run.open(path) for path in paths]
+    if len({run.path.resolve() for run in runs}) < len(runs):
+        raise LamoError("--resume names a run twice; give each once")
+    begun = [(run, experiment) for run in runs if (experiment := _to_do(run, steps)) is not None]
+    first = begun[0][1] if begun else None
+    shared = all(getattr(each, name) == getattr(first, name) for _, each in begun for name in DATA_FIELDS)
+    loaded = read(first) if first is not None and shared and len(begun) > 1 else None
+    members, why_not = [], None
+    if len({(run.last_checkpoint(), experiment.steps) for run, experiment in begun}) > 1:
+        why_not = "they are not equally far"
+    for run, experiment in begun if why_not is None else []:
+        setup, learner = _reopened(run, replace(experiment, device=device) if device else experiment, loaded)
+        members.append(Member(run, experiment, setup, learner, workers))
+        if len(begun) > 1:
+            members[-1].random = torch.get_rng_state()
+            why_not = why_not or _pack([member.learner for member in members])
+    watch: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard}
+    if why_not is not None:
+        del members
+        warn(f"one after the other, not as one batch: {why_not}")
+        return [resume(run.path, steps=steps, device=device, workers=workers, **watch) for run in runs]
+    for member in members:
+        if member.experiment.to_json() != member.run.config:
+            member.run.save_config(member.experiment.to_json())
+    if members:
+        _fit(members, **watch)
+    return runs
+
+
+def _to_do(run: Run, steps: int | None) -> Experiment | None:
+    """What a run is to become; None, with a warning, where it has done all of it."""
+    experiment = Experiment.from_json(run.config, str(run.path / "config.json"))
     if steps is not None:
         if steps < (run.last_checkpoint() or 0):
-            raise LamoError(f"--steps {steps}: {path} has done {run.last_checkpoint()} steps already; give more")
+            raise LamoError(f"--steps {steps}: {run.path} has done {run.last_checkpoint()} steps already; give more")
         experiment = replace(experiment, steps=steps)
     if (summary := run.summary()) is not None and summary["steps"] == experiment.steps:
-        warn(f"{path} has finished its {experiment.steps} steps; give --steps to go further")
-        return run
-    known = run.provenance.get("dataset")
+        warn(f"{run.path} has finished its {experiment.steps} steps; give --steps to go further")
+        return None
+    return experiment
+
+
+def _reopened(run: Run, experiment: Experiment, loaded: Episodes | None) -> tuple[Setup, Any]:
+    """Data and learner of a run that goes on. Raises `LamoError` where the data are not those of its start."""
+    path, known = run.path, run.provenance.get("dataset")
     if not isinstance(known, dict) or "digest" not in known:
         raise LamoError(f"{path}/provenance.json: damaged (it has no dataset.digest); start over with --config")
     spec = read_dataclass(Spec, run.provenance.get("spec"), f"{path}/provenance.json: spec")
-    setup, learner = _build(replace(experiment, device=device) if device else experiment, known=spec)
+    setup, learner = _build(experiment, loaded, spec)
     held_out = known.get("holdout") or {}
     now = None if setup.held_out is None else setup.held_out.digest()
     if (setup.episodes.digest(), now) != (known["digest"], held_out.get("digest")):
         raise LamoError(
             f"{path}: {experiment.dataset_name} is not the data that the run began with; put the old file back"
         )
-    if experiment.to_json() != run.config:
-        run.save_config(experiment.to_json())
-    _fit([Member(run, experiment, setup, learner, workers)], quiet, tensorboard)
-    return run
+    return setup, learner
+
+
+def _pack(learners: Sequence[Any]) -> str | None:
+    """Let learners share one frozen model; None, or why they cannot."""
+    pack = getattr(type(learners[0]), "pack", None)
+    return pack(learners) if pack else "its learner trains alone"
 
 
 def _create(
@@ -172,19 +225,36 @@ def _fit(members: Sequence[Member], quiet: bool, tensorboard: bool) -> None:
                 for member in members:  # first what is due at this step, then the next step
                     member.due(bar, stop)
                 if stop.caught:
-                    raise Interrupted(
-                        first.at.step, " && ".join(f"lamo train --resume {path}" for path in paths), stop.caught
-                    )
+                    raise Interrupted(first.at.step, _go_on(members), stop.caught)
                 if first.at.step == steps:
                     break
                 start = time.perf_counter()
                 rows = update([next(member.batches) for member in members])
-                seconds = time.perf_counter() - start
-                for member, row in zip(members, rows, strict=True):
-                    member.took(row, seconds)
+                _took(members, rows, time.perf_counter() - start)
                 bar.step(sum(row["loss"] for row in rows) / len(rows))
         for member in members:
             member.finish()
+
+
+def _took(members: Sequence[Member], rows: Sequence[dict[str, float]], seconds: float) -> None:
+    """A step was done. If one run cannot go on, the others are saved before its error is raised."""
+    well, fault = [], None
+    for member, row in zip(members, rows, strict=True):
+        try:
+            member.took(row, seconds)
+            well.append(member)
+        except LamoError as error:
+            fault = fault or error
+    if fault is None:
+        return
+    for member in well:
+        member.save()
+    told = f"; the others are saved, go on without it: {_go_on(well)}" if well else ""
+    raise LamoError(f"{fault}{told}")
+
+
+def _go_on(members: Sequence[Member]) -> str:
+    return shlex.join(["lamo", "train", "--resume", *(str(member.run.path) for member in members)])
 
 
 def _update(members: Sequence[Member]) -> Callable[[list[Any]], list[dict[str, float]]]:

@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from lamo.algorithms.settings import SequenceSettings
 from lamo.errors import LamoError
+from lamo.models import backbone as backbone_module
 from lamo.models.attention import attention_bias
 from lamo.models.backbone import Backbone
 from lamo.models.pretrained import load_language_model
@@ -28,6 +29,20 @@ def gpt2(**changes: int) -> GPT2LMHeadModel:
         "eos_token_id": 0,
     }
     return GPT2LMHeadModel(GPT2Config(**{**values, **changes}))
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=50,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+        )
+    )
 
 
 def settings(**changes: object) -> SequenceSettings:
@@ -88,6 +103,38 @@ def test_zero_position_row_never_trains() -> None:
     assert table.grad is None or not table.grad[16].any()
 
 
+def test_a_named_attention_kernel_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one of transformers' blocks, so the fast ones step aside."""
+    kernels: list[str] = []
+    plain = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *given, **named: (kernels.append("sdpa"), plain(*given, **named))[1],
+    )
+    for attention, count in (("auto", 0), ("eager", 0), ("sdpa", 2)):
+        kernels.clear()
+        backbone = Backbone(gpt2(), settings(attention=attention)).eval()
+        backbone(torch.randn(1, 5, 32))
+        assert (backbone.fast, len(kernels)) == (attention == "auto", count), attention
+    with pytest.raises(LamoError, match="--attention sdpa"):
+        settings(attention="sdpa", blocks="fast")
+
+
+def test_a_band_needs_the_fast_blocks_and_float32_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything has trained; a Transformer that trains in full has its band wherever it is trained."""
+    for given in ({"blocks": "library"}, {"attention": "eager"}):
+        with pytest.raises(LamoError, match="--span needs the fast blocks"):
+            settings(span=2, **given)
+    with pytest.raises(LamoError, match="--span: not with this language model: a llama"):
+        Backbone(llama(), settings(span=2))
+    for fast in (False, True):
+        monkeypatch.setattr(backbone_module, "has_fast_bfloat16", lambda fast=fast: fast)
+        whole = {"adapt": "full", "dtype": "auto"}
+        assert Backbone(gpt2(), settings(**whole, span=2)).fast
+        assert Backbone(gpt2(), settings(**whole)).fast is not fast
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_padding_changes_nothing(attention: str) -> None:
     backbone = Backbone(gpt2(), settings(attention=attention)).eval()
@@ -98,18 +145,7 @@ def test_padding_changes_nothing(attention: str) -> None:
 
 
 def test_rotary_models_work_and_padding_changes_nothing() -> None:
-    torch.manual_seed(0)
-    lm = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=50,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=32,
-        )
-    )
-    backbone = Backbone(lm, settings()).eval()
+    backbone = Backbone(llama(), settings()).eval()
     assert backbone.zero_position is None
     assert sum(p.numel() for p in backbone.parameters() if p.requires_grad) == 2 * 3 * 2 * 16 * 32
     tokens = torch.randn(1, 6, 32)

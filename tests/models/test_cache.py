@@ -126,8 +126,3 @@ def test_what_was_executed_enters_the_memory() -> None:
 def test_a_band_that_cannot_be(settings: dict[str, Any]) -> None:
     with pytest.raises(LamoError, match="--span"):
         policy(**settings)
-
-
-def test_a_band_needs_the_fast_blocks() -> None:
-    with pytest.raises(LamoError, match="--blocks fast"):
-        policy(span=2, blocks="library")

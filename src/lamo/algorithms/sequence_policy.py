@@ -45,8 +45,6 @@ class SequencePolicy:
         self.n = 0
         self.cache: KeyValueCache | None = None
         self.span = settings.span
-        if self.span is not None and not model.backbone.fast:
-            raise LamoError("--span needs --blocks fast: a GPT-2 language model")
 
     def reset(self, n: int = 1, targets: np.ndarray | None = None) -> None:
         """Forget all context. `targets` (n,) in units of the environment's reward; None is the run's first target."""

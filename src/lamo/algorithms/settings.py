@@ -56,7 +56,8 @@ class SequenceSettings:
     """Number format of a frozen base; auto is bfloat16 where the device multiplies it fast, float32 elsewhere.
     Trainable parts are float32."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
-    """Attention kernel; auto is eager on CPU (faster for short windows) and sdpa on CUDA."""
+    """Attention kernel of transformers' own blocks, which are used where one is named; auto leaves it to the blocks
+    (of transformers' own eager on a CPU, which is faster for short windows, and sdpa on CUDA)."""
     blocks: Literal["auto", "fast", "library"] = "auto"
     """What computes the Transformer: few large products with their gradients by hand (GPT-2 shapes), or transformers'
     own modules; auto is fast where it can be. The same function; only the draws of dropout differ."""
@@ -139,6 +140,10 @@ class SequenceSettings:
                 else "--cosine-weight, which changes as it goes"
             )
             raise LamoError(f"--cuda-graph does not go with {why}; drop one of them")
+        if self.blocks == "fast" and self.attention != "auto":
+            raise LamoError(f"--attention {self.attention} is a kernel of the other blocks; drop --blocks fast, or it")
+        if self.span is not None and (self.blocks == "library" or self.attention != "auto"):
+            raise LamoError("--span needs the fast blocks; drop --blocks library and --attention")
         if self.span is not None and not 1 <= self.span <= self.context:
             raise LamoError(f"--span {self.span} must lie between 1 and --context {self.context}")
         if self.span is not None and self.positions == "on":

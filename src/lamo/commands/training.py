@@ -26,12 +26,13 @@ class Train:
     """Folder of the new run; it must not hold another."""
     seeds: tuple[int, ...] = ()
     """Train a run for each of these seeds into OUT-s0, OUT-s1, …: over one frozen language model as one batched
-    computation where the preset allows it, else one after the other."""
+    computation where the preset allows it, else one after the other. On a processor it saves memory, not time: runs of
+    their own, one per core, are as fast or faster."""
     config: Path | None = None
     """Take the settings from this JSON file, such as the config.json of a run."""
-    resume: Path | None = None
-    """Go on with the run in this folder, from its newest checkpoint; only --steps, --device, --workers
-    and --tensorboard may be given with it."""
+    resume: tuple[Path, ...] = ()
+    """Go on with the run in this folder, from its newest checkpoint; several that are equally far go on together, as
+    --seeds began them. Only --steps, --device, --workers and --tensorboard may be given with it."""
     workers: int | None = None
     """Processes that hold the environments of an evaluation; by default one, or where these are slow one for each core,
     at most 16. What is measured does not depend on it."""
@@ -52,19 +53,20 @@ def train_verb(argv: list[str]) -> int:
 
         command = shlex.join(["lamo", "train", *argv])
         watch: dict[str, Any] = {name: getattr(options, name) for name in ("quiet", "tensorboard", "workers")}
-        if options.resume is not None:
-            runs = [training.resume(options.resume, **_resume_changes(base, options), **watch)]
+        if options.resume:
+            runs = training.resume_together(options.resume, **_resume_changes(argv, base, options), **watch)
         elif options.out is None:
             raise LamoError("give --out DIR, the folder of the new run (or --resume DIR to go on with one)")
         elif options.seeds:
+            if _given(argv, "seed"):
+                raise LamoError("--seed is of one run, --seeds of several; drop one of them")
             runs = training.train_together(*_of_seeds(options), command=command, **watch)
         else:
-            runs = [
-                training.train(options.experiment, options.out, command=shlex.join(["lamo", "train", *argv]), **watch)
-            ]
+            runs = [training.train(options.experiment, options.out, command=command, **watch)]
     told = [{"run": str(run.path), **(run.summary() or {})} for run in runs]
     text = "\n".join(describe_run(run.path, run.config, summary) for run, summary in zip(runs, told, strict=True))
-    return answer({"runs": told} if options.seeds else told[0], options.json, lambda: text)
+    several = len(options.seeds or options.resume[1:]) > 0
+    return answer({"runs": told} if several else told[0], options.json, lambda: text)
 
 
 def _of_seeds(options: Train) -> tuple[list[Experiment], list[Path]]:
@@ -76,42 +78,49 @@ def _of_seeds(options: Train) -> tuple[list[Experiment], list[Path]]:
     return [options.experiment.but(seed=seed) for seed in options.seeds], outs
 
 
+def _given(argv: list[str], name: str) -> bool:
+    return any(word == f"--{name}" or word.startswith(f"--{name}=") for word in argv)
+
+
 def _base_experiment(argv: list[str]) -> Experiment:
     """What the flags are laid over: the run of --resume, the file of --config, or defaults of --preset and --task."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("preset", "task", "config", "resume"):
+    for name in ("preset", "task", "config"):
         peek.add_argument(f"--{name}", nargs="?")
+    for name in ("resume", "seeds"):
+        peek.add_argument(f"--{name}", nargs="*")
     given, _ = peek.parse_known_args(argv)
+    for name, what in (("resume", "folders of runs"), ("seeds", "whole numbers")):
+        if getattr(given, name) == []:
+            raise LamoError(f"--{name} needs one or more {what}")
     named = {name: getattr(given, name) for name in ("preset", "task") if getattr(given, name) is not None}
     if given.resume is not None:
         from lamo.runs import Run
 
         if given.config is not None:
             raise LamoError("--resume takes the settings of the run itself; drop --config")
-        return Experiment.from_json(Run.open(given.resume).config, str(Path(given.resume) / "config.json"))
+        path = given.resume[0]
+        return Experiment.from_json(Run.open(path).config, str(Path(path) / "config.json"))
     if given.config is not None:
         return Experiment.read(given.config).but(**named)
     return Experiment(**named)
 
 
-def _resume_changes(base: Experiment, options: Train) -> dict[str, Any]:
-    """--steps and --device where they differ from the run's own. Any other change is an error that names its flag."""
+def _resume_changes(argv: list[str], base: Experiment, options: Train) -> dict[str, Any]:
+    """--steps and --device where they are given. Any other change is an error that names its flag."""
     if options.seeds:
-        raise LamoError("--resume goes on with one run and its own seed; drop --seeds")
+        raise LamoError("--resume goes on with runs and their own seeds; drop --seeds")
     if options.out is not None:
-        raise LamoError(f"--resume writes into {options.resume} itself; drop --out")
-    new, changes = options.experiment, {}
+        raise LamoError(f"--resume writes into {options.resume[0]} itself; drop --out")
+    new, free = options.experiment, ("steps", "device")
     for old_part, new_part in ((base, new), (base.algorithm, new.algorithm)):
         for field in fields(old_part):
             value = getattr(new_part, field.name)
-            if field.name == "algorithm" or value == getattr(old_part, field.name):
-                continue
-            if field.name not in ("steps", "device"):
+            if field.name not in (*free, "algorithm") and value != getattr(old_part, field.name):
                 raise LamoError(
                     f"{flag(field.name)} cannot change in a run that goes on; start a new one with --config"
                 )
-            changes[field.name] = value
-    return changes
+    return {name: getattr(new, name) for name in free if _given(argv, name)}
 
 
 def describe_run(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

@@ -79,9 +79,13 @@ class Backbone(nn.Module):
         lm.to(self.base_dtype).requires_grad_(not frozen)
         if settings.adapt == "lora":
             self._add_adapters(settings)
-        # activations of a Transformer that trains in full: bfloat16 products where they are fast, weights stay float32
-        self.autocast = settings.dtype != "float32" and not frozen and (device.type == "cuda" or has_fast_bfloat16())
+        # Activations of a Transformer that trains in full: bfloat16 products where they are fast, weights stay float32.
+        # A band needs the fast blocks, which have no such products.
+        products = device.type == "cuda" or has_fast_bfloat16()
+        self.autocast = settings.dtype != "float32" and not frozen and products and self.span is None
         self.fast = self._is_fast(settings)
+        if self.span is not None and not self.fast:
+            raise LamoError(f"--span: not with this language model: {refusal(lm)}; drop it")
         self.lora_dropout = settings.lora_dropout
         self.checkpointing = settings.gradient_checkpointing
         if self.checkpointing and not self.fast:
@@ -91,7 +95,7 @@ class Backbone(nn.Module):
 
     def _is_fast(self, settings: SequenceSettings) -> bool:
         """Whether `models.fast` computes the blocks; transformers does otherwise."""
-        if settings.blocks == "library":
+        if settings.blocks == "library" or settings.attention != "auto":
             return False
         why_not = refusal(self.lm) or ("it trains in bfloat16" if self.autocast else None)
         if why_not and settings.blocks == "fast":
