@@ -82,12 +82,13 @@ def attend(
     rate: float = 0.0,
     masks: Masks | None = None,
 ) -> Tensor:
-    """See `_Attend`; by PyTorch's fused kernel on a GPU and for long text.
+    """See `_Attend`; by PyTorch's fused kernel on a GPU and for long text, unless something is dropped: that kernel
+    draws from the device's one generator, and a run in company would not be the run that it is alone.
 
     `bias` (1 or SB, 1, T, T) is added to the scores; None is plainly causal. Dropout of `rate` by `masks`.
     """
     rate = 0.0 if masks is None else rate
-    if qkv.device.type == "cpu" and (length < FUSED_ATTENTION_FROM or rate):
+    if rate or (qkv.device.type == "cpu" and length < FUSED_ATTENTION_FROM):
         if bias is None:
             bias = attention_bias(length, None, None, qkv.dtype, qkv.device)
         bias = bias[:, :, queries]
@@ -96,7 +97,7 @@ def attend(
         return _Attend.apply(qkv, length, heads, bias, queries, keep)  # pyright: ignore[reportReturnType]
     parts = qkv.view(-1, length, 3, heads, qkv.shape[1] // (3 * heads))
     q, k, v = (part.transpose(1, 2) for part in parts.unbind(2))  # whose gradients are put together in one copy
-    out = F.scaled_dot_product_attention(q, k, v, bias, rate, is_causal=bias is None)
+    out = F.scaled_dot_product_attention(q, k, v, bias, is_causal=bias is None)
     return out.transpose(1, 2)[:, queries].reshape(-1, qkv.shape[1] // 3)
 
 
