@@ -41,12 +41,9 @@ class _Attend(torch.autograd.Function):
         length, heads, queries, keep, scale = ctx.rest
         d_out = _apart(grad_outputs[0], q.shape[1], heads)
         dp = torch.bmm(d_out, v.transpose(1, 2))
-        if keep is None:
-            dv = torch.bmm(p.transpose(1, 2), d_out)
-        else:
-            factors = keep.factors(p)
-            dv = torch.bmm((p * factors).transpose(1, 2), d_out)
-            dp.mul_(factors)
+        keep = keep and keep.twice(p)
+        dv = torch.bmm(dropped(p, keep).transpose(1, 2), d_out)
+        dp = dropped(dp, keep)
         d_scores = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype).mul_(scale)
         d_qkv = q.new_zeros if q.shape[1] < length else q.new_empty
         d_qkv = d_qkv(len(q) // heads, length, 3, heads, q.shape[-1])
