@@ -79,7 +79,7 @@ class SequenceLearner:
             if settings.corpus not in ((), ("none",)):
                 context = getattr(lm.config, "max_position_embeddings", None) or 1024
                 self.block = min(settings.text_block, context)
-                self.text = corpus_tokens(settings.corpus, lm, tokenizer, self.block)
+                self.text = corpus_tokens(settings.corpus, lm, tokenizer, self.block, self.device)
         self.centres: Tensor | None = None  # of the word embeddings, for the alignment term
         if settings.cosine_weight > 0 and self.lm_digest is not None:
             self.centres = word_centres(lm, self.lm_digest, settings.cosine_centres).to(self.device)
