@@ -319,23 +319,25 @@ class SequenceLearner:
         skip = text_only_names(self.model)
         tensors = {k: v for k, v in self.model.state_dict().items() if k not in skip}
         of = Deployed(self.settings, self.spec, self.statistics, self.scaling)
-        return tensors, {**of.to_json(self.name), "lm_config": self.model.backbone.lm.config.to_dict()}
+        backbone = self.model.backbone
+        dtype = str(backbone.product_dtype).removeprefix("torch.")
+        return tensors, {**of.to_json(self.name), "lm_config": backbone.lm.config.to_dict(), "product_dtype": dtype}
 
     @staticmethod
     def load_policy(tensors: dict[str, Tensor], metadata: dict[str, Any], device: str = "cpu") -> SequencePolicy:
-        """The inverse of `export`."""
+        """The inverse of `export`. Products are in the format of training, however fast they are here; policies that
+        do not name it take what this machine would train in."""
         try:
             settings, spec, statistics, scaling = Deployed.of_json(metadata)
+            dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, None: None}[metadata.get("product_dtype")]
             with torch.random.fork_rng(devices=[]):
-                model = DecisionModel(deployed_model(metadata["lm_config"]), settings, spec, device)
+                model = DecisionModel(deployed_model(metadata["lm_config"]), settings, spec, device, dtype)
         except (KeyError, TypeError, ValueError) as error:
             raise LamoError(f"policy.json does not fit this lamo: {error}") from None
         own = model.state_dict()
         wanted = own.keys() - text_only_names(model)
         if wanted - tensors.keys() or any(own[k].shape != tensors[k].shape for k in wanted):
             raise LamoError("policy.safetensors does not fit policy.json; copy the whole policy folder again")
-        for name in wanted:  # in the format they were trained in, which may differ from what this machine would choose
-            own[name].data = tensors[name].to(own[name].dtype)
         model.load_state_dict({k: tensors[k] for k in wanted}, strict=False)
         return SequencePolicy(model.to(device), settings, spec, statistics, scaling)
 
