@@ -222,6 +222,8 @@ class SequenceLearner:
             for a, b in pairs:
                 if not a.requires_grad:
                     b.data = a.data
+            if first.resident is not None and other.resident is not None:
+                other.resident.share(first.resident)
             other.recorded = None  # it reads the weights of before
         return None
 
