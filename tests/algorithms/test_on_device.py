@@ -12,6 +12,7 @@ import torch
 from test_contract import episodes, learner
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lamo.algorithms.late import Arrival
 from lamo.algorithms.resident import ResidentWindows
 from lamo.algorithms.sequence import SequenceLearner
 from lamo.algorithms.sequence_step import gradient_step
@@ -71,6 +72,23 @@ def test_a_gradient_step_waits_for_nothing(preset: str, kind: str, changes: dict
     assert set(values) >= {"loss", "action_loss", "gradient_norm"}
     with pytest.raises(AssertionError, match="waits"), NothingWaits():
         float(values["loss"])
+
+
+def test_an_update_whose_numbers_are_read_late_waits_for_nothing(
+    small_lm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for its own and not for those of the step before; once read they are those that it would have waited for."""
+    exact, agent = (learner("lamo", small_lm) for _ in range(2))
+    agent.late = True
+    batches = agent.batches(np.random.default_rng(0))
+    first, second = next(batches), next(batches)
+    rows = [agent.update(first)]
+    with monkeypatch.context() as patched, NothingWaits():
+        patched.setattr(Arrival, "read", lambda self: pytest.fail("waits"))
+        rows.append(agent.update(second))
+    assert all(isinstance(row["loss"], torch.Tensor) for row in rows)
+    assert [row.read() for row in rows] == [exact.update(first), exact.update(second)]
+    assert [list(row.read()) for row in rows] == [list(row) for row in rows]
 
 
 def test_a_pack_holds_equal_data_once(small_lm: Path) -> None:

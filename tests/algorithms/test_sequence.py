@@ -133,6 +133,26 @@ def test_unknown_names_are_one_line() -> None:
         get_algorithm("nothing")
 
 
+def test_it_is_set_to_train_only_where_something_set_it_to_act(small_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To set it is a walk through hundreds of modules. A language model is loaded as one that acts."""
+    agent = learner("lamo", small_lm, blocks="library")
+    set_to: list[bool] = []
+    before = type(agent.model).train
+    monkeypatch.setattr(
+        type(agent.model), "train", lambda self, mode=True: (set_to.append(mode), before(self, mode))[1]
+    )
+    assert all(module.training for module in agent.model.modules())
+    train(agent, 2)
+    assert set_to == []
+    policy = agent.policy()
+    policy.reset(1)
+    policy.act(np.zeros((1, 3)))
+    assert set_to == [False]
+    train(agent, 2)
+    assert set_to == [False, True]
+    assert all(module.training for module in agent.model.modules())
+
+
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("preset", ["lamo", "dt"])
 def test_a_policy_acts_in_the_format_that_it_was_trained_in(

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from lamo.algorithms.sequence import SequenceLearner
-from lamo.algorithms.sequence_step import RecordedStep
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
 from lamo.data.episodes import Episodes
@@ -224,16 +223,21 @@ def test_batches_are_cut_on_the_device(small_lm: Path, chunk: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_recorded_step_waits_for_nothing(small_lm: Path) -> None:
-    """Until what is told of it is read."""
-    made = learner(small_lm, "cuda", cuda_graph=True)
+    """Until what is told of it is read; and that is what was told, though the next step writes over where it lay."""
+    made, exact = (learner(small_lm, "cuda", cuda_graph=True) for _ in range(2))
     batches = made.batches(np.random.default_rng(0))
-    for _ in range(6):
-        made.update(next(batches))
+    drawn = [next(batches) for _ in range(9)]
+    expected = [exact.update(batch) for batch in drawn]
+    made.late = True
+    rows: list[Any] = [made.update(batch) for batch in drawn[:6]]
     try:
         torch.cuda.set_sync_debug_mode("error")
-        RecordedStep.of([made])([made], [made.on_device(next(batches))], made.steps)
+        rows += [made.update(batch) for batch in drawn[6:]]
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    for row, told in zip(rows, expected, strict=True):
+        assert row.read() == pytest.approx(told, rel=1e-3)
+    assert len({row.read()["loss"] for row in rows}) == len(rows)
 
 
 def test_a_recording_serves_those_whose_it_is(small_lm: Path) -> None:

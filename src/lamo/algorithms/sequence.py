@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lamo.algorithms.deployed import Deployed
+from lamo.algorithms.late import late_rows
 from lamo.algorithms.resident import ResidentWindows
 from lamo.algorithms.sequence_losses import DeviceBatch, SequenceBatch
 from lamo.algorithms.sequence_policy import SequencePolicy
@@ -86,7 +87,7 @@ class SequenceLearner:
         self.lm_parameters = sum(p.numel() for p in lm.parameters())
         if self.text is None and self.centres is None and settings.adapt != "full":
             forget_words(lm)
-        self.model = DecisionModel(lm, settings, spec, self.device).to(self.device)
+        self.model = DecisionModel(lm, settings, spec, self.device).to(self.device).train()
         # rows of windows, and of text, that pass through the model at a time
         self.micro_batch, self.micro_text = (
             settings.micro_batch or self.model.backbone.rows_at_a_time(tokens)
@@ -97,6 +98,7 @@ class SequenceLearner:
         self.recorded: RecordedStep | None = None
         self.optimizer = self._optimizer()
         self.steps = 0
+        self.late = False
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW; groups: the Transformer's own parameters and the rest, each with and without weight decay (norms,
@@ -158,7 +160,7 @@ class SequenceLearner:
 
     def update(self, batch: SequenceBatch) -> dict[str, float]:
         """One step of AdamW on action loss + λ · language loss. The text forward happens only where the batch has
-        text."""
+        text. Waits for the numbers of the step, unless `late`: a `LateRow` then."""
         return self.update_together([self], [batch])[0]
 
     @staticmethod
@@ -172,7 +174,8 @@ class SequenceLearner:
         """
         first = learners[0]
         for learner in learners:
-            learner.model.train()
+            if not learner.model.training:  # to set it walks through all modules: a quarter of a GPU's step
+                learner.model.train()
             learner._warm_up()
         there = [learner.on_device(batch) for learner, batch in zip(learners, batches, strict=True)]
         if first.settings.cuda_graph:
@@ -180,7 +183,9 @@ class SequenceLearner:
         else:
             masks = Masks([learner.seed for learner in learners], first.steps, first.device)
             values = gradient_step(learners, there, masks)
-        return [learner._took(value) for learner, value in zip(learners, values, strict=True)]
+        rates = [learner._took() for learner in learners]
+        rows = late_rows(values, rates)
+        return [row if first.late else row.read() for row in rows]
 
     def _warm_up(self) -> None:
         """Set the learning rates of the next step."""
@@ -192,11 +197,10 @@ class SequenceLearner:
             else:
                 group["lr"] = rate
 
-    def _took(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Count a step, and tell of it."""
+    def _took(self) -> dict[str, float]:
+        """Count a step, and tell of it what the host knows."""
         self.steps += 1
-        numbers = torch.stack(list(values.values())).tolist()  # one wait for the device
-        return dict(zip(values, numbers, strict=True)) | {"learning_rate": self.settings.learning_rate * self.warmth}
+        return {"learning_rate": self.settings.learning_rate * self.warmth}
 
     @staticmethod
     def pack(learners: Sequence[SequenceLearner]) -> str | None:
