@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lamo.algorithms.late import LateRow
 from lamo.config import Experiment
 from lamo.errors import LamoError
 from lamo.evaluate import rollout, summarise, trace
@@ -71,6 +72,9 @@ class Member:
     def __init__(self, run: Run, experiment: Experiment, setup: Setup, learner: Any, workers: int | None = 1) -> None:
         self.run, self.experiment, self.setup, self.learner = run, experiment, setup, learner
         self.workers = workers
+        if hasattr(learner, "late"):
+            learner.late = reads_late(setup.device)
+        self.told: tuple[Mapping[str, float], int] | None = None  # metrics still to be read, and their step
         self.rng = np.random.default_rng((experiment.seed, BATCH_STREAM))
         self.at = Position()
         self.random: torch.Tensor | None = None
@@ -90,6 +94,7 @@ class Member:
         measured = experiment.eval_episodes > 0 or self.setup.held_out is not None
         due = measured and _due(at.step, experiment.eval_every, last)
         if due and at.evaluated != at.step and not stop.caught:
+            self._settle()
             found = self._evaluate(stop)
             if found is not None:
                 self._keep(*found)
@@ -98,13 +103,17 @@ class Member:
             self.save()
 
     def took(self, row: Mapping[str, float], seconds: float) -> None:
-        """A gradient step was done, with these metrics, in these seconds."""
+        """A gradient step was done, with these metrics, in these seconds; or a GPU is at it, and the step before is
+        done."""
         at, steps = self.at, self.experiment.steps
         at.busy += seconds
+        self._settle()
         at.step += 1
-        self._check_finite(row)
-        at.add(row)
-        if _due(at.step, self.experiment.log_every, steps):
+        self.told = row, at.step
+        logs = _due(at.step, self.experiment.log_every, steps)
+        if logs or not isinstance(row, LateRow):
+            self._settle()
+        if logs:
             means, rate = at.take(row)
             if at.step == steps and at.perplexity:
                 means["perplexity"] = self._perplexity() or math.nan
@@ -159,18 +168,30 @@ class Member:
         self.run.save_auto_target({**choice, "records": rows})
         return choice
 
-    def _check_finite(self, row: Mapping[str, float]) -> None:
+    def _settle(self) -> None:
+        """Take what was told of the newest step into the sums, if that has still to be done; waits for the step."""
+        if self.told is None:
+            return
+        (row, step), self.told = self.told, None
+        if isinstance(row, LateRow):
+            arrival, row = row.arrival, row.read()
+            self.at.busy += arrival.seconds
+        self._check_finite(row, step)
+        self.at.add(row)
+
+    def _check_finite(self, row: Mapping[str, float], step: int) -> None:
         for name, value in row.items():
             if not math.isfinite(value):
                 last = self.run.last_checkpoint()
                 kept = f"the last good checkpoint is of step {last}" if last else "there is no checkpoint yet"
                 hint = "lower the learning rate or look at the data"
-                raise LamoError(f"{self.run.path}: {name} is {value} at step {self.at.step}; {kept}; {hint}")
+                raise LamoError(f"{self.run.path}: {name} is {value} at step {step}; {kept}; {hint}")
 
     def save(self) -> None:
         """A checkpoint of this step, if there is none yet."""
         if self.at.step == self.saved:
             return
+        self._settle()
         self.at.seconds, self.saved = time.perf_counter() - self.began, self.at.step
         device = self.setup.device
         tensors = {f"learner.{name}": tensor for name, tensor in self.learner.state_dict().items()}
@@ -260,6 +281,11 @@ class Member:
             parts.append(f"target {name}: return {row['return_mean']:.4g} ± {row['return_std']:.2g}{score}")
             self.board.row(f"evaluation/target {name}", step, row)
         bar.say(f"step {step}, {', '.join(parts)}", what=self.run.path.name)
+
+
+def reads_late(device: str) -> bool:
+    """Whether metrics are read one step late: on a GPU, which then has the next step to do while they are."""
+    return device.startswith("cuda")
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from lamo.errors import LamoError
 
 PLAIN_EVERY = 30.0  # seconds between lines where standard error is no terminal
+BAR_EVERY = 0.1  # seconds between looks at the loss where it is one
 
 
 class Bar:
@@ -20,7 +20,8 @@ class Bar:
 
     def __init__(self, what: str, total: int, done: int, *, quiet: bool) -> None:
         self.total, self.done, self.quiet = total, done, quiet
-        self.what, self.bar, self.loss = what, None, math.nan
+        self.what, self.bar = what, None
+        self.loss: Any = None
         self.began, self.first, self.said = time.perf_counter(), done, time.perf_counter()
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
@@ -35,18 +36,24 @@ class Bar:
         if self.bar is not None:
             self.bar.close()
 
-    def step(self, loss: float) -> None:
-        """One gradient step was done; the loss shown is a running mean."""
+    def step(self, loss: Any) -> None:
+        """One gradient step was done; the loss shown is a running mean. A loss that a GPU is still making stays there
+        until it is shown."""
         self.done += 1
-        self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {self.loss:.4g}", refresh=False)
-            self.bar.update(1)
-        elif not self.quiet and time.perf_counter() - self.said >= PLAIN_EVERY:
+        if self.quiet:
+            return
+        self.loss = loss if self.loss is None else 0.98 * self.loss + 0.02 * loss
+        due = time.perf_counter() - self.said >= (PLAIN_EVERY if self.bar is None else BAR_EVERY)
+        if due:
             self.said = time.perf_counter()
+        if self.bar is not None:
+            if due:
+                self.bar.set_postfix_str(f"loss {float(self.loss):.4g}", refresh=False)
+            self.bar.update(1)
+        elif due:
             rate = (self.done - self.first) / (self.said - self.began)
             left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.done) / rate))
-            self.say(f"step {self.done} of {self.total}, loss {self.loss:.4g}, {rate:.3g} steps/s, {left} left")
+            self.say(f"step {self.done} of {self.total}, loss {float(self.loss):.4g}, {rate:.3g} steps/s, {left} left")
 
     def say(self, text: str, what: str | None = None) -> None:
         """A line above the bar about `what` (by default what the bar is of); nothing when quiet."""

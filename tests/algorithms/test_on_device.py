@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from test_contract import learner
+from test_contract import episodes, learner
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lamo.algorithms.late import Arrival
 from lamo.algorithms.resident import ResidentWindows
 from lamo.algorithms.sequence import SequenceLearner
 from lamo.algorithms.sequence_step import gradient_step
@@ -70,6 +72,45 @@ def test_a_gradient_step_waits_for_nothing(preset: str, kind: str, changes: dict
     assert set(values) >= {"loss", "action_loss", "gradient_norm"}
     with pytest.raises(AssertionError, match="waits"), NothingWaits():
         float(values["loss"])
+
+
+def test_an_update_whose_numbers_are_read_late_waits_for_nothing(
+    small_lm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for its own and not for those of the step before; once read they are those that it would have waited for."""
+    exact, agent = (learner("lamo", small_lm) for _ in range(2))
+    agent.late = True
+    batches = agent.batches(np.random.default_rng(0))
+    first, second = next(batches), next(batches)
+    rows = [agent.update(first)]
+    with monkeypatch.context() as patched, NothingWaits():
+        patched.setattr(Arrival, "read", lambda self: pytest.fail("waits"))
+        rows.append(agent.update(second))
+    assert all(isinstance(row["loss"], torch.Tensor) for row in rows)
+    assert [row.read() for row in rows] == [exact.update(first), exact.update(second)]
+    assert [list(row.read()) for row in rows] == [list(row) for row in rows]
+
+
+def test_a_pack_holds_equal_data_once(small_lm: Path) -> None:
+    """And reads from them what each would read from its own."""
+    other = replace(episodes(), observations=episodes().observations ** 3)
+    pack: list[SequenceLearner] = [
+        learner("lamo", small_lm, seed=seed, data=data) for seed, data in enumerate((None, None, other))
+    ]
+    for each in pack:
+        each.resident = ResidentWindows(each.windows, each.rescaling, each.settings.chunk, CPU)
+    drawn = [next(each.batches(np.random.default_rng(0))) for each in pack]
+    before = [each.on_device(batch) for each, batch in zip(pack, drawn, strict=True)]
+    for _ in range(2):  # a pack grows by one at a time
+        assert SequenceLearner.pack(pack) is None
+    held = [each.resident for each in pack if each.resident is not None]
+    for name in ("observations", "actions", "returns_to_go", "offsets"):
+        assert getattr(held[1], name) is getattr(held[0], name)
+    assert held[2].observations is not held[0].observations
+    assert held[2].actions is held[0].actions
+    for each, batch, expected in zip(pack, drawn, before, strict=True):
+        for ours, theirs in zip(each.on_device(batch).tensors, expected.tensors, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_masks_begun_again_are_those_of_the_step() -> None:

@@ -3,8 +3,10 @@ earned."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from lamo.algorithms import get_algorithm, preset_settings
 from lamo.algorithms.sequence_losses import action_loss
 from lamo.algorithms.settings import SequenceSettings
 from lamo.errors import LamoError
+from lamo.models import backbone
+from lamo.policy import POLICY_FORMAT, load_policy, save_policy_files
 
 
 def test_loss_counts_real_steps_only() -> None:
@@ -127,3 +131,60 @@ def test_unknown_names_are_one_line() -> None:
         preset_settings("lamoo")
     with pytest.raises(LamoError, match="known: sequence"):
         get_algorithm("nothing")
+
+
+def test_it_is_set_to_train_only_where_something_set_it_to_act(small_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To set it is a walk through hundreds of modules. A language model is loaded as one that acts."""
+    agent = learner("lamo", small_lm, blocks="library")
+    set_to: list[bool] = []
+    before = type(agent.model).train
+    monkeypatch.setattr(
+        type(agent.model), "train", lambda self, mode=True: (set_to.append(mode), before(self, mode))[1]
+    )
+    assert all(module.training for module in agent.model.modules())
+    train(agent, 2)
+    assert set_to == []
+    policy = agent.policy()
+    policy.reset(1)
+    policy.act(np.zeros((1, 3)))
+    assert set_to == [False]
+    train(agent, 2)
+    assert set_to == [False, True]
+    assert all(module.training for module in agent.model.modules())
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("preset", ["lamo", "dt"])
+def test_a_policy_acts_in_the_format_that_it_was_trained_in(
+    preset: str, fast: bool, small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that would have chosen the other: a frozen base, and the products of what trains in full."""
+    monkeypatch.setattr(backbone, "has_fast_bfloat16", lambda: fast)
+    agent = learner(preset, small_lm)
+    train(agent, 3)
+    tensors, metadata = agent.export()
+    save_policy_files(tmp_path / "policy", tensors, metadata)
+    trained = agent.policy()
+    monkeypatch.setattr(backbone, "has_fast_bfloat16", lambda: not fast)
+    loaded: Any = load_policy(tmp_path)
+    kinds = {True: torch.bfloat16, False: torch.float32}
+    for name in ("product_dtype", "base_dtype", "autocast", "fast"):
+        assert getattr(loaded.model.backbone, name) == getattr(agent.model.backbone, name)
+    assert loaded.model.backbone.product_dtype == kinds[fast]
+    for (name, mine), theirs in zip(loaded.model.named_parameters(), agent.model.parameters(), strict=True):
+        assert mine.dtype == theirs.dtype, name
+    observations = np.random.default_rng(0).standard_normal((3, 4, 3))
+    for policy in (trained, loaded):
+        policy.reset(4)
+    for step, seen in enumerate(observations):
+        actions = [policy.act(seen, np.zeros(4) if step else None) for policy in (trained, loaded)]
+        np.testing.assert_allclose(actions[1], actions[0], atol=1e-6)
+
+    def read(changed: dict[str, Any]) -> Any:
+        (tmp_path / "policy" / "policy.json").write_text(json.dumps({"format": POLICY_FORMAT, **changed}))
+        return load_policy(tmp_path)
+
+    written_before = {name: value for name, value in metadata.items() if name != "product_dtype"}
+    assert read(written_before).model.backbone.product_dtype == kinds[not fast]
+    with pytest.raises(LamoError, match="policy.json does not fit this lamo: 'float8'"):
+        read({**metadata, "product_dtype": "float8"})

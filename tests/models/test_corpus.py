@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,6 +64,36 @@ def test_self_is_sampled_once_and_cached(small_lm: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "sample_self", lambda *a: pytest.fail("sampled again"))
     again = corpus_tokens(("self",), lm, tokenizer, 16)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_self_is_written_on_the_device_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the LM comes back. `meta` is a device that is no processor."""
+    import torch
+
+    class Writer(torch.nn.Module):
+        config = SimpleNamespace(bos_token_id=0)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = torch.nn.Embedding(4, 2)
+
+        def get_input_embeddings(self) -> torch.nn.Embedding:
+            return self.words
+
+        def to(self, device: torch.device) -> Writer:
+            went.append(device.type)
+            return self
+
+        def generate(self, ids: torch.Tensor, max_new_tokens: int, **_: object) -> torch.Tensor:
+            assert (ids.device.type, went) == ("meta", ["meta"])
+            assert not self.training
+            return torch.zeros(len(ids), 1 + max_new_tokens, dtype=torch.long)
+
+    went: list[str] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    train, held = corpus_tokens(("self",), Writer(), None, 32, torch.device("meta"))
+    assert len(train) + len(held) == module.SELF_TOKENS
+    assert went == ["meta", "cpu"]
 
 
 def test_self_is_text_that_the_lm_finds_likely(small_lm: Path) -> None:

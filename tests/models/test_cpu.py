@@ -25,10 +25,12 @@ def test_bfloat16_by_what_the_processor_declares(flags: str, fast: bool, monkeyp
     assert cpu.has_fast_bfloat16.__wrapped__() is fast
 
 
-def test_the_frozen_base_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_follow_it(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cpu")
     for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(backbone, "has_fast_bfloat16", lambda fast=fast: fast)
-        assert backbone.base_dtype(SequenceSettings(), device, frozen=True) == dtype
-        assert backbone.base_dtype(SequenceSettings(), device, frozen=False) == torch.float32  # what trains is float32
-    assert backbone.base_dtype(SequenceSettings(dtype="bfloat16"), device, frozen=True) == torch.bfloat16
+        for frozen in (True, False):
+            assert backbone.product_dtype(SequenceSettings(), device, frozen) == dtype
+            assert backbone.product_dtype(SequenceSettings(dtype="float32"), device, frozen) == torch.float32
+        assert backbone.product_dtype(SequenceSettings(dtype="bfloat16"), device, frozen=True) == torch.bfloat16
+        assert backbone.product_dtype(SequenceSettings(dtype="bfloat16"), device, frozen=False) == dtype

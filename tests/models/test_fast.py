@@ -12,11 +12,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from lamo.algorithms.settings import SequenceSettings
 from lamo.errors import LamoError
-from lamo.models import fast
+from lamo.models import dropout, fast
 from lamo.models.activations import ACTIVATIONS, fused_gelu
-from lamo.models.attention import attention_bias
+from lamo.models.attention import attend, attention_bias
 from lamo.models.backbone import Backbone
-from lamo.models.dropout import Masks, dropped, masked
+from lamo.models.dropout import Keep, Masks, dropped
 from lamo.models.fast import refusal
 from lamo.models.projection import fused, parts
 
@@ -176,7 +176,8 @@ def test_with_dropout_it_equals_the_plain_formulas_under_the_same_masks(
 ) -> None:
     if kernels == "gpu":  # what takes its place there
         monkeypatch.setitem(ACTIVATIONS, "gelu_new", fused_gelu)
-        monkeypatch.setattr(fast, "dropped", lambda x, keep: x if keep is None else masked(x, keep))
+        monkeypatch.setattr(dropout, "_on_processor", lambda x: False)
+        monkeypatch.setattr(fast, "_chunks", lambda x, width: [slice(0, len(x))])
     module = backbone(dropout=0.3, lora_dropout=0.2, lora_form=form)
     tokens = torch.randn(4, 9, 32)
     weight = torch.randn(4, 9, 32)
@@ -229,6 +230,30 @@ def test_masks_keep_the_rate_and_are_a_function_of_seed_and_step() -> None:
     assert not torch.equal(alone, draw([6], 9))
     assert torch.equal(draw([5, 6], 9, 8)[:4], alone)  # what a run draws does not depend on its company
     assert Masks([5], 0, CPU).draw(0.0, 3, 3) is None
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_on_a_gpu_drops_by_the_masks_of_the_runs(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the fused kernel's own draw, which is one for a whole pack. `meta` is a device that is no processor."""
+    meta = torch.device("meta")
+    drawn: list[tuple[float, ...]] = []
+
+    class Drawing(Masks):
+        def draw(self, rate: float, *shape: int) -> Keep | None:
+            drawn.append((rate, *shape))
+            return Keep(torch.empty(shape, dtype=torch.bool, device=meta), 1 / (1 - rate)) if rate else None
+
+    qkv = torch.empty(4 * 9, 3 * 32, device=meta, requires_grad=True)  # four windows of nine tokens, two heads
+    bias = attention_bias(9, torch.ones(4, 9, dtype=torch.bool, device=meta), None, qkv.dtype, meta) if padded else None
+    masks = Drawing([0, 1], 0, CPU)
+    assert attend(qkv, 9, 2, bias, slice(None), 0.0, masks).shape == (36, 32)
+    assert drawn == []
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: pytest.fail("fused"))
+    attended = attend(qkv, 9, 2, bias, slice(1, None, 3), 0.1, masks)
+    attended.sum().backward()
+    assert attended.shape == (12, 32)
+    assert qkv.grad is not None
+    assert drawn == [(0.1, 8, 3, 9)]
 
 
 def test_band_of_two_steps() -> None:

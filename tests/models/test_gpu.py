@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from lamo.algorithms.sequence import SequenceLearner
-from lamo.algorithms.sequence_step import RecordedStep
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
 from lamo.data.episodes import Episodes
@@ -43,13 +42,13 @@ def episodes() -> Episodes:
     )
 
 
-def learner(lm: Path, device: str, **settings: Any) -> SequenceLearner:
+def learner(lm: Path, device: str, seed: int = 0, **settings: Any) -> SequenceLearner:
     """Without dropout, whose masks a GPU draws from a stream of its own."""
     reads: dict[str, Any] = {"corpus": ("none",), "language_weight": 0.0}
     still: dict[str, Any] = {"dropout": 0.0, "lora_dropout": 0.0, "context": 5, "warmup_steps": 1}
     chosen = SequenceSettings(lm=str(lm), **{**reads, **still, **settings})
     spec = Spec(S, A, "continuous", (-1.0,) * A, (1.0,) * A, 100, 10.0, (40.0,), "Reacher2d-v0")
-    made = SequenceLearner(chosen, spec, episodes(), device=device, batch_size=16)
+    made = SequenceLearner(chosen, spec, episodes(), device=device, batch_size=16, seed=seed)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # adapters as they are once training has begun: not zero
         for name, p in sorted(made.model.named_parameters()):
@@ -148,11 +147,40 @@ def test_training_packed_and_resuming(small_lm: Path) -> None:
         torch.testing.assert_close(mine, theirs, msg=name)
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"text_dropout": True}, {"gradient_checkpointing": True}], ids=str)
+def test_packed_is_alone(small_lm: Path, tmp_path: Path, settings: dict[str, Any], recorded: bool) -> None:
+    """With dropout everywhere, and with text: each of three runs draws what it draws without the others."""
+    if recorded and settings.get("gradient_checkpointing"):
+        pytest.skip("is refused")
+    text = tmp_path / "text.txt"
+    text.write_text("reach the target with two links and a small torque " * 100)
+    reads = {"corpus": (str(text),), "language_weight": 0.1, "text_block": 32}
+    chosen = {"dtype": "float32", "dropout": 0.2, "lora_dropout": 0.2, "cuda_graph": recorded, **reads, **settings}
+    rows, weights = [], []
+    for size in (3, 1):
+        made = [learner(small_lm, "cuda", seed=seed, **chosen) for seed in range(3)]
+        streams = [each.batches(np.random.default_rng(i)) for i, each in enumerate(made)]
+        log: list[dict[str, float]] = []
+        for i in range(0, 3, size):
+            group = made[i : i + size]
+            assert SequenceLearner.pack(group) is None
+            steps = [
+                SequenceLearner.update_together(group, [next(stream) for stream in streams[i : i + size]])
+                for _ in range(8)
+            ]
+            log += [step[j] for j in range(size) for step in steps]
+        rows.append(log)
+        weights.append([p.detach().cpu() for each in made for p in each.model.parameters() if p.requires_grad])
+    for together, alone in zip(*rows, strict=True):
+        assert together == pytest.approx(alone, rel=1e-3)
+    assert distance(*(torch.cat([p.flatten() for p in each]) for each in weights)) < 1e-3
+
+
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
 @pytest.mark.parametrize("runs", [1, 2])
 def test_recorded_steps_are_the_plain_ones(small_lm: Path, tmp_path: Path, dtype: str, runs: int) -> None:
-    """Far beyond the recording, through warm-up of the learning rate, with dropout and with text, and after a resume.
-    Attention draws its dropout from the device's one generator, which each learner begins anew."""
+    """Far beyond the recording, through warm-up of the learning rate, with dropout and text, and after a resume."""
     text = tmp_path / "text.txt"
     text.write_text("reach the target with two links and a small torque " * 100)
     settings = {
@@ -195,16 +223,21 @@ def test_batches_are_cut_on_the_device(small_lm: Path, chunk: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_recorded_step_waits_for_nothing(small_lm: Path) -> None:
-    """Until what is told of it is read."""
-    made = learner(small_lm, "cuda", cuda_graph=True)
+    """Until what is told of it is read; and that is what was told, though the next step writes over where it lay."""
+    made, exact = (learner(small_lm, "cuda", cuda_graph=True) for _ in range(2))
     batches = made.batches(np.random.default_rng(0))
-    for _ in range(6):
-        made.update(next(batches))
+    drawn = [next(batches) for _ in range(9)]
+    expected = [exact.update(batch) for batch in drawn]
+    made.late = True
+    rows: list[Any] = [made.update(batch) for batch in drawn[:6]]
     try:
         torch.cuda.set_sync_debug_mode("error")
-        RecordedStep.of([made])([made], [made.on_device(next(batches))], made.steps)
+        rows += [made.update(batch) for batch in drawn[6:]]
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    for row, told in zip(rows, expected, strict=True):
+        assert row.read() == pytest.approx(told, rel=1e-3)
+    assert len({row.read()["loss"] for row in rows}) == len(rows)
 
 
 def test_a_recording_serves_those_whose_it_is(small_lm: Path) -> None:

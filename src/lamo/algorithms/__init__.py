@@ -5,6 +5,7 @@ An algorithm is a learner class with
     Learner(settings, spec, episodes, *, device, batch_size, seed, steps)       `steps`: how long the run is to be
     batches(rng)            an endless iterator of batches, drawn with `rng` alone
     update(batch)           one gradient step -> {"loss": …}
+    late                    optional: whether `update` gives a `LateRow` instead, of a step that a GPU is still making
     policy()                a `lamo.policy.Policy` that acts with the weights of this moment
     state_dict() / load_state_dict()    all that a resumed run needs, tensors by name
     export()                (tensors, metadata) that `load_policy` turns into a policy again

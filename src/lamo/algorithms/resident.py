@@ -36,6 +36,13 @@ class ResidentWindows:
         free, _ = torch.cuda.mem_get_info(device)
         return episodes.steps * episodes.step_bytes <= FREE_SHARE * free
 
+    def share(self, other: ResidentWindows) -> None:
+        """Give up what `other` holds as well, and read its copy."""
+        for name in ("observations", "actions", "returns_to_go", "offsets"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine.dtype == theirs.dtype and torch.equal(mine, theirs):
+                setattr(self, name, theirs)
+
     def at(self, steps: np.ndarray, text: Tensor | None = None) -> DeviceBatch:
         """The windows that begin at these rows (B,) int64: the only thing that is copied."""
         first = torch.from_numpy(steps).to(self.offsets.device, non_blocking=True)[:, None]  # (B, 1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lamo.algorithms.deployed import Deployed
+from lamo.algorithms.late import late_rows
 from lamo.algorithms.resident import ResidentWindows
 from lamo.algorithms.sequence_losses import DeviceBatch, SequenceBatch
 from lamo.algorithms.sequence_policy import SequencePolicy
@@ -79,14 +80,14 @@ class SequenceLearner:
             if settings.corpus not in ((), ("none",)):
                 context = getattr(lm.config, "max_position_embeddings", None) or 1024
                 self.block = min(settings.text_block, context)
-                self.text = corpus_tokens(settings.corpus, lm, tokenizer, self.block)
+                self.text = corpus_tokens(settings.corpus, lm, tokenizer, self.block, self.device)
         self.centres: Tensor | None = None  # of the word embeddings, for the alignment term
         if settings.cosine_weight > 0 and self.lm_digest is not None:
             self.centres = word_centres(lm, self.lm_digest, settings.cosine_centres).to(self.device)
         self.lm_parameters = sum(p.numel() for p in lm.parameters())
         if self.text is None and self.centres is None and settings.adapt != "full":
             forget_words(lm)
-        self.model = DecisionModel(lm, settings, spec, self.device).to(self.device)
+        self.model = DecisionModel(lm, settings, spec, self.device).to(self.device).train()
         # rows of windows, and of text, that pass through the model at a time
         self.micro_batch, self.micro_text = (
             settings.micro_batch or self.model.backbone.rows_at_a_time(tokens)
@@ -97,6 +98,7 @@ class SequenceLearner:
         self.recorded: RecordedStep | None = None
         self.optimizer = self._optimizer()
         self.steps = 0
+        self.late = False
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW; groups: the Transformer's own parameters and the rest, each with and without weight decay (norms,
@@ -158,7 +160,7 @@ class SequenceLearner:
 
     def update(self, batch: SequenceBatch) -> dict[str, float]:
         """One step of AdamW on action loss + λ · language loss. The text forward happens only where the batch has
-        text."""
+        text. Waits for the numbers of the step, unless `late`: a `LateRow` then."""
         return self.update_together([self], [batch])[0]
 
     @staticmethod
@@ -172,7 +174,8 @@ class SequenceLearner:
         """
         first = learners[0]
         for learner in learners:
-            learner.model.train()
+            if not learner.model.training:  # to set it walks through all modules: a quarter of a GPU's step
+                learner.model.train()
             learner._warm_up()
         there = [learner.on_device(batch) for learner, batch in zip(learners, batches, strict=True)]
         if first.settings.cuda_graph:
@@ -180,7 +183,9 @@ class SequenceLearner:
         else:
             masks = Masks([learner.seed for learner in learners], first.steps, first.device)
             values = gradient_step(learners, there, masks)
-        return [learner._took(value) for learner, value in zip(learners, values, strict=True)]
+        rates = [learner._took() for learner in learners]
+        rows = late_rows(values, rates)
+        return [row if first.late else row.read() for row in rows]
 
     def _warm_up(self) -> None:
         """Set the learning rates of the next step."""
@@ -192,11 +197,10 @@ class SequenceLearner:
             else:
                 group["lr"] = rate
 
-    def _took(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Count a step, and tell of it."""
+    def _took(self) -> dict[str, float]:
+        """Count a step, and tell of it what the host knows."""
         self.steps += 1
-        numbers = torch.stack(list(values.values())).tolist()  # one wait for the device
-        return dict(zip(values, numbers, strict=True)) | {"learning_rate": self.settings.learning_rate * self.warmth}
+        return {"learning_rate": self.settings.learning_rate * self.warmth}
 
     @staticmethod
     def pack(learners: Sequence[SequenceLearner]) -> str | None:
@@ -222,6 +226,8 @@ class SequenceLearner:
             for a, b in pairs:
                 if not a.requires_grad:
                     b.data = a.data
+            if first.resident is not None and other.resident is not None:
+                other.resident.share(first.resident)
             other.recorded = None  # it reads the weights of before
         return None
 
@@ -319,23 +325,25 @@ class SequenceLearner:
         skip = text_only_names(self.model)
         tensors = {k: v for k, v in self.model.state_dict().items() if k not in skip}
         of = Deployed(self.settings, self.spec, self.statistics, self.scaling)
-        return tensors, {**of.to_json(self.name), "lm_config": self.model.backbone.lm.config.to_dict()}
+        backbone = self.model.backbone
+        dtype = str(backbone.product_dtype).removeprefix("torch.")
+        return tensors, {**of.to_json(self.name), "lm_config": backbone.lm.config.to_dict(), "product_dtype": dtype}
 
     @staticmethod
     def load_policy(tensors: dict[str, Tensor], metadata: dict[str, Any], device: str = "cpu") -> SequencePolicy:
-        """The inverse of `export`."""
+        """The inverse of `export`. Products are in the format of training, however fast they are here; policies that
+        do not name it take what this machine would train in."""
         try:
             settings, spec, statistics, scaling = Deployed.of_json(metadata)
+            dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, None: None}[metadata.get("product_dtype")]
             with torch.random.fork_rng(devices=[]):
-                model = DecisionModel(deployed_model(metadata["lm_config"]), settings, spec, device)
+                model = DecisionModel(deployed_model(metadata["lm_config"]), settings, spec, device, dtype)
         except (KeyError, TypeError, ValueError) as error:
             raise LamoError(f"policy.json does not fit this lamo: {error}") from None
         own = model.state_dict()
         wanted = own.keys() - text_only_names(model)
         if wanted - tensors.keys() or any(own[k].shape != tensors[k].shape for k in wanted):
             raise LamoError("policy.safetensors does not fit policy.json; copy the whole policy folder again")
-        for name in wanted:  # in the format they were trained in, which may differ from what this machine would choose
-            own[name].data = tensors[name].to(own[name].dtype)
         model.load_state_dict({k: tensors[k] for k in wanted}, strict=False)
         return SequencePolicy(model.to(device), settings, spec, statistics, scaling)
 

@@ -41,12 +41,9 @@ class _Attend(torch.autograd.Function):
         length, heads, queries, keep, scale = ctx.rest
         d_out = _apart(grad_outputs[0], q.shape[1], heads)
         dp = torch.bmm(d_out, v.transpose(1, 2))
-        if keep is None:
-            dv = torch.bmm(p.transpose(1, 2), d_out)
-        else:
-            factors = keep.factors(p)
-            dv = torch.bmm((p * factors).transpose(1, 2), d_out)
-            dp.mul_(factors)
+        keep = keep and keep.twice(p)
+        dv = torch.bmm(dropped(p, keep).transpose(1, 2), d_out)
+        dp = dropped(dp, keep)
         d_scores = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype).mul_(scale)
         d_qkv = q.new_zeros if q.shape[1] < length else q.new_empty
         d_qkv = d_qkv(len(q) // heads, length, 3, heads, q.shape[-1])
@@ -82,12 +79,13 @@ def attend(
     rate: float = 0.0,
     masks: Masks | None = None,
 ) -> Tensor:
-    """See `_Attend`; by PyTorch's fused kernel on a GPU and for long text.
+    """See `_Attend`; by PyTorch's fused kernel on a GPU and for long text, unless something is dropped: that kernel
+    draws from the device's one generator, and a run in company would not be the run that it is alone.
 
     `bias` (1 or SB, 1, T, T) is added to the scores; None is plainly causal. Dropout of `rate` by `masks`.
     """
     rate = 0.0 if masks is None else rate
-    if qkv.device.type == "cpu" and (length < FUSED_ATTENTION_FROM or rate):
+    if rate or (qkv.device.type == "cpu" and length < FUSED_ATTENTION_FROM):
         if bias is None:
             bias = attention_bias(length, None, None, qkv.dtype, qkv.device)
         bias = bias[:, :, queries]
@@ -96,7 +94,7 @@ def attend(
         return _Attend.apply(qkv, length, heads, bias, queries, keep)  # pyright: ignore[reportReturnType]
     parts = qkv.view(-1, length, 3, heads, qkv.shape[1] // (3 * heads))
     q, k, v = (part.transpose(1, 2) for part in parts.unbind(2))  # whose gradients are put together in one copy
-    out = F.scaled_dot_product_attention(q, k, v, bias, rate, is_causal=bias is None)
+    out = F.scaled_dot_product_attention(q, k, v, bias, is_causal=bias is None)
     return out.transpose(1, 2)[:, queries].reshape(-1, qkv.shape[1] // 3)
 
 

@@ -40,7 +40,13 @@ class Backbone(nn.Module):
     their relative positions.
     """
 
-    def __init__(self, lm: Any, settings: SequenceSettings, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        lm: Any,
+        settings: SequenceSettings,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,  # of products; None: by settings and device
+    ) -> None:
         super().__init__()
         device = torch.device(device)
         self.lm = lm
@@ -75,14 +81,12 @@ class Backbone(nn.Module):
             table = nn.Embedding(zero + 1, self.width, padding_idx=zero)  # padding_idx: it never trains
             table.weight = nn.Parameter(torch.cat([base.wpe.weight.detach(), base.wpe.weight.new_zeros(1, self.width)]))
             base.wpe = table
-        self.base_dtype = base_dtype(settings, device, frozen)
+        self.product_dtype = dtype or product_dtype(settings, device, frozen)
+        self.base_dtype = self.product_dtype if frozen else torch.float32  # what trains is float32
         lm.to(self.base_dtype).requires_grad_(not frozen)
         if settings.adapt == "lora":
             self._add_adapters(settings)
-        # Activations of a Transformer that trains in full: bfloat16 products where they are fast, weights stay float32.
-        # A band needs the fast blocks, which have no such products.
-        products = device.type == "cuda" or has_fast_bfloat16()
-        self.autocast = settings.dtype != "float32" and not frozen and products and self.span is None
+        self.autocast = not frozen and self.product_dtype == torch.bfloat16  # weights stay float32
         self.fast = self._is_fast(settings)
         if self.span is not None and not self.fast:
             raise LamoError(f"--span: not with this language model: {refusal(lm)}; drop it")
@@ -243,10 +247,11 @@ def _positions(mask: Tensor | None, length: int, device: torch.device) -> Tensor
     return (mask.long().cumsum(1) - 1).clamp_min(0)
 
 
-def base_dtype(settings: SequenceSettings, device: torch.device, frozen: bool) -> torch.dtype:
-    """Number format of the Transformer's weights: a frozen base may be bfloat16, a trained one is float32."""
-    if not frozen:
+def product_dtype(settings: SequenceSettings, device: torch.device, frozen: bool) -> torch.dtype:
+    """Number format of the Transformer's products: bfloat16 where it is fast, unless settings say otherwise. Only a
+    frozen base can be made to use it elsewhere, and in the fast blocks, which a band needs, only a frozen one."""
+    if settings.span is not None and not frozen:
         return torch.float32
-    if settings.dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" or has_fast_bfloat16() else torch.float32
-    return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
+    forced = settings.dtype == "bfloat16" and frozen
+    fast = settings.dtype != "float32" and (device.type == "cuda" or has_fast_bfloat16())
+    return torch.bfloat16 if forced or fast else torch.float32

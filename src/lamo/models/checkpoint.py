@@ -15,8 +15,7 @@ class _Checkpointed(torch.autograd.Function):
     """compute(x, masks), of which x alone is kept; its gradients come from computing it a second time.
 
     `torch.utils.checkpoint` would hold on to the dropout masks of the first time, which are not tensors saved for the
-    backward pass but part of its plan; here they are drawn again. So is the dropout of a GPU's fused attention, from
-    torch's own generator.
+    backward pass but part of its plan; here they are drawn again.
     """
 
     @staticmethod
@@ -24,17 +23,13 @@ class _Checkpointed(torch.autograd.Function):
         ctx: Any, compute: Callable[..., Tensor], masks: Masks | None, x: Tensor, *parameters: Tensor
     ) -> Tensor:
         ctx.compute, ctx.again = compute, masks.copy() if masks else None
-        ctx.random = torch.cuda.get_rng_state(x.device) if x.is_cuda else None
         ctx.save_for_backward(x, *parameters)
         return compute(x, masks)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         x, *parameters = ctx.saved_tensors
-        devices = [] if ctx.random is None else [x.device]
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            if ctx.random is not None:
-                torch.cuda.set_rng_state(ctx.random, x.device)
+        with torch.enable_grad():
             x = x.detach().requires_grad_(ctx.needs_input_grad[2])
             y = ctx.compute(x, ctx.again.copy() if ctx.again else None)
         inputs = (x, *parameters)

@@ -63,23 +63,31 @@ class Keep:
     """A dropout mask: kept elements are multiplied by `scale`, the others by zero."""
 
     mask: Tensor
+    """bool; after `twice` the factors themselves."""
     scale: float
 
     def factors(self, like: Tensor) -> Tensor:
         """0 or `scale`, in the number format of `like`; a product of two floats is four times faster than with a
         bool."""
-        return self.mask.to(like.dtype).mul_(self.scale)
+        factors = self.mask.to(like.dtype)
+        return factors if factors is self.mask else factors.mul_(self.scale)
+
+    def twice(self, like: Tensor) -> Keep:
+        """The same, for two uses: a processor makes the factors once. A GPU reads the mask as it is."""
+        return Keep(self.factors(like), 1.0) if _on_processor(like) else self
+
+
+def _on_processor(x: Tensor) -> bool:
+    return x.device.type == "cpu"
 
 
 def dropped(x: Tensor, keep: Keep | None) -> Tensor:
-    """Dropout of `x`; no copy where nothing is dropped."""
+    """Dropout of `x`; no copy where nothing is dropped. On a GPU in one pass over memory, which takes less than a
+    product with `factors`, on a processor more."""
     if keep is None:
         return x
-    return x * keep.factors(x) if x.device.type == "cpu" else masked(x, keep)
-
-
-def masked(x: Tensor, keep: Keep) -> Tensor:
-    """Dropout of `x` in one pass over memory: on a GPU less than a product with `factors`, on a processor more."""
+    if _on_processor(x):
+        return x * keep.factors(x)
     return torch.ops.aten.native_dropout_backward(x, keep.mask, keep.scale)
 
 
@@ -87,4 +95,5 @@ def add_dropped(x: Tensor, branch: Tensor, keep: Keep | None) -> Tensor:
     """x + dropout(branch), into the memory of `branch`."""
     if keep is None:
         return branch.add_(x)
-    return torch.addcmul(x, branch, keep.mask.to(x.dtype), value=keep.scale, out=branch)
+    mask = keep.mask.to(x.dtype) if _on_processor(x) else keep.mask  # a GPU's kernel converts what it reads
+    return torch.addcmul(x, branch, mask, value=keep.scale, out=branch)

@@ -66,6 +66,15 @@ def _chunks(x: Tensor, width: int) -> Iterator[slice]:
     return (slice(i, i + size) for i in range(0, len(x), size))
 
 
+def _placed(whole: Tensor | None, rows: slice, part: Tensor, count: int) -> Tensor:
+    """`part` (m, width) at `rows` of `whole` (count, width), which the first part makes; itself where it is all."""
+    if len(part) == count:
+        return part
+    whole = part.new_empty(count, part.shape[1]) if whole is None else whole
+    whole[rows] = part
+    return whole
+
+
 class _Project(torch.autograd.Function):
     """x (M, d) -> q, k, v (M, 3d): layer norm, GPT-2's fused projection, and beside it the adapters of S runs.
 
@@ -122,14 +131,13 @@ class _Project(torch.autograd.Function):
             d_bs: list[Tensor] = []
             for (columns, a_i, b_i), keep, low in zip(_groups(grad, a, b), ctx.keeps, lows, strict=True):
                 by_run = columns.view(runs, -1, columns.shape[1])
-                factors = None if keep is None else keep.factors(h)
+                twice = keep and keep.twice(h)
                 d_low = torch.bmm(by_run, b_i.to(grad.dtype)).mul_(ctx.scaling)  # (S, M/S, r)
                 d_bs.append(torch.bmm(by_run.transpose(1, 2), low).mul_(ctx.scaling))
-                kept = h if factors is None else h * factors
-                d_as.append(torch.bmm(d_low.transpose(1, 2), kept.view(runs, -1, h.shape[1])))
+                d_as.append(torch.bmm(d_low.transpose(1, 2), dropped(h, twice).view(runs, -1, h.shape[1])))
                 if dh is not None:
                     through = torch.bmm(d_low, a_i.to(grad.dtype)).view_as(dh)
-                    dh = dh.add_(through) if factors is None else dh.addcmul_(through, factors)
+                    dh = add_dropped(dh, through, twice)
             d_a, d_b = (each[0] if len(each) == 1 else torch.stack(each, 1) for each in (d_as, d_bs))
         dx = d_norm_weight = d_norm_bias = None
         if dh is not None:
@@ -176,15 +184,14 @@ class _Finish(torch.autograd.Function):
         middle = add_dropped(x, torch.addmm(out_bias, attended, out_weight), keep_attended)
         h, *moments = _norm(middle, norm_weight, norm_bias, eps)
         y = torch.empty_like(middle)
-        slope = h.new_empty(len(h), up_weight.shape[1]) if trained else None
-        inside = torch.empty_like(slope) if full and slope is not None else None
+        slope = inside = None
         for rows in _chunks(h, up_weight.shape[1]):
             g, tangent = activation(torch.addmm(up_bias, h[rows], up_weight), trained)
             torch.addmm(down_bias, g, down_weight, out=y[rows])
-            if slope is not None:
-                slope[rows] = tangent
-            if inside is not None:
-                inside[rows] = g
+            if trained:
+                slope = _placed(slope, rows, tangent, len(h))
+            if full:
+                inside = _placed(inside, rows, g, len(h))
         y = add_dropped(middle, y, keep)
         if trained:
             ctx.save_for_backward(

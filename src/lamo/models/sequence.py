@@ -23,9 +23,16 @@ class DecisionModel(nn.Module):
     norm before the Transformer, as in DT.
     """
 
-    def __init__(self, lm: Any, settings: SequenceSettings, spec: Spec, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        lm: Any,
+        settings: SequenceSettings,
+        spec: Spec,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,  # of the Transformer's products, see `Backbone`
+    ) -> None:
         super().__init__()
-        self.backbone = Backbone(lm, settings, device)
+        self.backbone = Backbone(lm, settings, device, dtype)
         width = self.backbone.width
         self.horizon = spec.horizon
         self.embed_return = embedding(settings.embedding, 1, width)

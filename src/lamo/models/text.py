@@ -43,19 +43,21 @@ def cached(name: str, make: Any) -> np.ndarray:
 
 
 @torch.no_grad()
-def sample_self(lm: Any, block: int, tokens: int = SELF_TOKENS, batch: int = 64) -> np.ndarray:
+def sample_self(
+    lm: Any, block: int, device: str | torch.device = "cpu", tokens: int = SELF_TOKENS, batch: int = 64
+) -> np.ndarray:
     """Text that the LM writes itself, (tokens,) ids in rows of `block`: ancestral sampling at temperature 1 from
-    its start mark.
+    its start mark, on `device`; the LM is afterwards where it was.
 
     The cross-entropy of such text is, up to a constant, the divergence KL(pretrained || current): keeping it low
     keeps the language ability without any corpus. Sampled once per LM from a seed of its own, then cached.
     """
     start = lm.config.bos_token_id if lm.config.bos_token_id is not None else lm.config.eos_token_id
     start = 0 if start is None else start[0] if isinstance(start, list) else start
-    device = lm.get_input_embeddings().weight.device
+    before, device = lm.get_input_embeddings().weight.device, torch.device(device)
     rows: list[np.ndarray] = []
     was_training = lm.training
-    lm.eval()
+    lm.to(device).eval()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         for _ in range(0, max(1, tokens // block), batch):
@@ -72,7 +74,7 @@ def sample_self(lm: Any, block: int, tokens: int = SELF_TOKENS, batch: int = 64)
                 pad_token_id=start,
             )
             rows.append(ids[:, 1:].cpu().numpy().astype(np.uint32))
-    lm.train(was_training)
+    lm.to(before).train(was_training)
     return np.concatenate(rows)[: max(1, tokens // block)].reshape(-1)
 
 
@@ -105,14 +107,17 @@ def _from_hub(name: str) -> str:
     return text_data.join(t for t in table["text"] if t)
 
 
-def corpus_tokens(corpus: Sequence[str], lm: Any, tokenizer: Any, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """(training ids, held-out ids) of a `--corpus` value: text files, one dataset name, or `self`.
+def corpus_tokens(
+    corpus: Sequence[str], lm: Any, tokenizer: Any, block: int, device: str | torch.device = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """(training ids, held-out ids) of a `--corpus` value: text files, one dataset name, or `self`, which the LM writes
+    on `device`.
 
     Raises `LamoError` for text that is missing, empty, not text, or shorter than a few blocks.
     """
     if tuple(corpus) == ("self",):
         name = f"self-{weights_digest(lm)[:16]}-{block}-{SELF_TOKENS}"
-        ids = cached(name, lambda: sample_self(lm, block))
+        ids = cached(name, lambda: sample_self(lm, block, device))
     else:
         if len(corpus) == 1 and _is_dataset(corpus[0]):
             text = _from_hub(corpus[0])
