@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,16 @@ from lamo.models.cpu import has_fast_bfloat16
 
 OBSERVATIONS, ACTIONS, K, BATCH, RANK = 17, 6, 20, 64, 16  # HalfCheetah's shapes, and the published settings
 TEXT_BATCH, TEXT_BLOCK, VOCABULARY = 2, 1024, 50_257
+PRODUCTS = 100  # that are timed together on a GPU
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+def processor_seconds() -> float:
+    """Of this process, and of those that it started and waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+CLOCKS = {"wall": time.perf_counter, "cpu": processor_seconds}
 _clock = [time.perf_counter]  # the one that `options` was asked for
 
 # --------------------------------------------------------------------------------------------------------------- rows
@@ -125,13 +134,18 @@ def machine(device: str = "cpu") -> str:
 # ------------------------------------------------------------------------------------------------------------- timing
 
 
+def now() -> float:
+    """Seconds by the chosen clock."""
+    return _clock[0]()
+
+
 def timed(work: Callable[[], object], device: str = "cpu") -> float:
     """Seconds of `work` by the chosen clock, to the end of what it has started on the device."""
     _settle(device)
-    start = _clock[0]()
+    start = now()
     work()
     _settle(device)
-    return _clock[0]() - start
+    return now() - start
 
 
 def _settle(device: str) -> None:
@@ -210,10 +224,11 @@ def step_flops(shape: Shape, text: tuple[int, int] | None = None) -> int:
     return total
 
 
-def action_flops(shape: Shape, new: int | None = None) -> int:
-    """Matrix-product FLOPs of one action of one episode: a whole window of K steps, or `new` tokens that see it."""
-    d, length = shape.width, 3 * shape.context - 1
-    rows = length if new is None else new
+def action_flops(shape: Shape, new: int | None = None, keys: int | None = None) -> int:
+    """Matrix-product FLOPs of one action of one episode: a whole window of K steps, or `new` tokens that see it, or
+    `keys` tokens."""
+    d, length = shape.width, 3 * shape.context - 1 if keys is None else keys
+    rows = 3 * shape.context - 1 if new is None else new
     total = 0
     for block in range(shape.layers):
         asked = 1 if block == shape.layers - 1 else rows
@@ -223,18 +238,55 @@ def action_flops(shape: Shape, new: int | None = None) -> int:
     return total + 2 * (d * d + d * shape.actions)
 
 
+def episode_flops(shape: Shape, steps: int, cached: bool = True) -> int:
+    """Matrix-product FLOPs of the actions of one episode of so many steps, as exact windows compute them.
+
+    In the first K steps the window has not begun to slide: with a cache only the new tokens of a step, beside all slots
+    of the cache, without one a window as long as the episode. From then on every step computes a whole window.
+    `tests/models/test_hot_paths.py` holds evaluations to this count.
+    """
+    before = min(steps, shape.context)
+    total = (steps - before) * action_flops(shape)
+    if not cached:
+        return total + sum(action_flops(replace(shape, context=age)) for age in range(1, before + 1))
+    slots = 3 * shape.context
+    first = action_flops(shape, 2, slots) - 2 * shape.width * (shape.actions + shape.width)  # no action precedes it
+    return total + first + (before - 1) * action_flops(shape, 3, slots)
+
+
 def floor_dtype(device: str) -> torch.dtype:
     """The number format of the floor: bfloat16, or float32 on a processor without bfloat16 products."""
     return torch.bfloat16 if device != "cpu" or has_fast_bfloat16() else torch.float32
 
 
 def rate(width: int, device: str = "cpu", rows: int = BATCH * 3 * K) -> float:
-    """FLOP/s of a large product of a block's shape in the floor's number format, the best of ten."""
-    dtype = floor_dtype(device)
+    """FLOP/s of a large product of a block's shape in the floor's number format, the best of ten.
+
+    On a GPU, where such a product takes a few microseconds, as long as its launch, a hundred are replayed at a time.
+    """
+    dtype, count = floor_dtype(device), 1
     a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, width), (width, 4 * width)))
     out = a @ b
-    best = min(timed(lambda: torch.mm(a, b, out=out), device) for _ in range(10))
-    return 2 * rows * width * 4 * width / best
+
+    def product() -> None:
+        torch.mm(a, b, out=out)
+
+    work: Callable[[], object] = product
+    if device != "cpu":
+        work, count = recorded(product, PRODUCTS), PRODUCTS
+        timed(work, device)  # its first replay loads it onto the device
+    best = min(timed(work, device) for _ in range(10))
+    return 2 * rows * width * 4 * width * count / best
+
+
+def recorded(work: Callable[[], object], times: int) -> Callable[[], object]:
+    """`work`, already done once, so many times as one CUDA graph: a launch for all of them."""
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(times):
+            work()
+    return graph.replay
 
 
 # ----------------------------------------------------------------------------------------------------- data and models

@@ -25,7 +25,7 @@ def main() -> None:
         folder, runs = Path(name), iter(range(1000))
         write_shape(QUICK if chosen.quick else SMALL, folder / "lm")
         data = write_d4rl(some_episodes(1 if chosen.quick else 1000), folder / "data.hdf5", {})
-        home = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+        home = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": str(chosen.threads)}
 
         def python(*arguments: str) -> None:
             subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=home)

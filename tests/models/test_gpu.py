@@ -22,10 +22,11 @@ pytestmark = [
 ]
 
 S, A = 12, 2  # as in Reacher2d
-# float32 against float32: sums in another order. bfloat16 against float32: 8 bits of mantissa through a few layers.
-# The gradient of one small parameter may be a sum that nearly cancels, so `each` is wider than all gradients together.
-EXACT = {"loss": 1e-4, "each": 1e-3, "gradient": 1e-3, "action": 1e-3}
-ROUNDED = {"loss": 0.02, "each": 1.0, "gradient": 0.1, "action": 0.05}
+# float32 against float32: sums in another order. bfloat16 against float32: 8 bits of mantissa through a few layers, and
+# the gradient of one small parameter may be a sum that nearly cancels in one batch, though not in most: hence medians
+# over several. On a processor `each` is then below 0.2 (test_bfloat16_step.py); a gradient of half its size is 0.5 off.
+EXACT = {"loss": 1e-4, "each": 1e-3, "gradient": 1e-3, "action": 1e-3, "batches": 1}
+ROUNDED = {"loss": 0.02, "each": 0.3, "gradient": 0.1, "action": 0.05, "batches": 9}
 
 
 def episodes() -> Episodes:
@@ -63,6 +64,29 @@ def distance(ours: torch.Tensor, exact: torch.Tensor) -> float:
     return float((ours - exact).norm() / exact.norm().clamp_min(1e-6))
 
 
+def check(ours: SequenceLearner, exact: SequenceLearner, tolerance: dict[str, float]) -> None:
+    """Steps that change next to nothing, from the same batches: relative errors of what they tell, of each gradient and
+    of all together, medians over the batches."""
+    told: dict[str, list[float]] = {}
+    errors: dict[str, list[float]] = {}
+    for i in range(int(tolerance["batches"])):
+        rows, grads = [], []
+        for made in (ours, exact):
+            rows.append(made.update(next(made.batches(np.random.default_rng(i)))))
+            grads.append({name: p.grad.cpu() for name, p in made.model.named_parameters() if p.grad is not None})
+        for name in ("loss", "action_loss", "gradient_norm"):
+            told.setdefault(name, []).append(abs(rows[0][name] / rows[1][name] - 1))
+        assert grads[0].keys() == grads[1].keys()
+        for name, value in grads[1].items():
+            errors.setdefault(name, []).append(distance(grads[0][name], value))
+        together = [torch.cat([each[name].flatten() for name in grads[1]]) for each in grads]
+        told.setdefault("gradient", []).append(distance(*together))
+    for name, values in told.items():
+        assert np.median(values) < tolerance["gradient" if name == "gradient" else "loss"], name
+    for name, values in errors.items():
+        assert np.median(values) < tolerance["each"], name
+
+
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [
@@ -83,20 +107,8 @@ def test_a_step_is_the_processors(
         text = tmp_path / "text.txt"
         text.write_text("reach the target with two links and a small torque " * 100)
         settings = {**settings, "corpus": (str(text),)}
-    results = []
-    for device, chosen in (("cpu", {**settings, "dtype": "float32"}), ("cuda", settings)):
-        made = learner(small_lm, device, **chosen)
-        row = made.update(next(made.batches(np.random.default_rng(0))))
-        grads = {name: p.grad for name, p in made.model.named_parameters() if p.grad is not None}
-        results.append((row, grads))
-    (exact, exact_grads), (ours, grads) = results
-    for name in ("loss", "action_loss", "gradient_norm"):
-        assert ours[name] == pytest.approx(exact[name], rel=tolerance["loss"])
-    assert grads.keys() == exact_grads.keys()
-    for name, value in exact_grads.items():
-        assert distance(grads[name], value) < tolerance["each"], name
-    together = [torch.cat([each[name].flatten().cpu() for name in exact_grads]) for each in (grads, exact_grads)]
-    assert distance(*together) < tolerance["gradient"]
+    still = {**settings, "learning_rate": 1e-12}
+    check(learner(small_lm, "cuda", **still), learner(small_lm, "cpu", **{**still, "dtype": "float32"}), tolerance)
 
 
 @pytest.mark.parametrize(("settings", "tolerance"), [({"dtype": "float32"}, EXACT), ({}, ROUNDED)])

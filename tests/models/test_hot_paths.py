@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +22,7 @@ from lamo.evaluate import EnvPool, rollout
 from lamo.models.sequence import DecisionModel
 
 VOCABULARY = 1009  # a number that is nothing else's
+KERNELS = 24  # of one more chunk of a hidden layer, forward and backward
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,8 @@ def test_no_logits_of_a_whole_batch_and_none_at_all_without_text(
 
 
 def test_kernels_and_fresh_memory_of_a_step(shape: Any, make: Callable[..., SequenceLearner]) -> None:
-    """The kernels are the same for twice the windows; the memory that they add is a bounded number of activations."""
+    """Where the hidden layer is one chunk the kernels are the same for twice the windows; the memory that they add is a
+    bounded number of activations."""
     small, large = (counted_step(make(replace(shape, batch=batch))) for batch in (24, 48))  # both have padded windows
     assert small.calls == large.calls < 700
     tokens = 24 * (3 * shape.context - 1)
@@ -103,10 +105,24 @@ def test_kernels_and_fresh_memory_of_a_step(shape: Any, make: Callable[..., Sequ
     assert large.fresh_bytes - small.fresh_bytes < 90 * unit
 
 
-def test_one_forward_per_step_of_an_evaluation(
-    shape: Any, make: Callable[..., SequenceLearner], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rows", [128, 200])
+def test_kernels_of_a_step_grow_with_the_chunks_of_the_hidden_layer(
+    shape: Any, make: Callable[..., SequenceLearner], monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    """Whatever the number of episodes; in the first K steps of the new tokens alone, then of whole windows."""
+    """On a processor the hidden layer of the MLP passes in as many rows as its cache holds, and each further chunk adds
+    the same few kernels; nothing else depends on the batch."""
+    whole = counted_step(make(replace(shape, batch=24))).calls
+    monkeypatch.setattr("lamo.models.fast.CACHED_ELEMENTS", rows * 4 * shape.width)
+    for batch in (24, 48):
+        tokens, states = batch * (3 * shape.context - 1), batch * shape.context  # the last block is for states alone
+        chunks = [-(-tokens // rows)] * (shape.layers - 1) + [-(-states // rows)]
+        more = sum(KERNELS * (count - 1) + (count > 1) for count in chunks)  # and one view where it is split at all
+        assert counted_step(make(replace(shape, batch=batch))).calls == whole + more
+
+
+@pytest.fixture
+def still(shape: Any) -> Iterator[str]:
+    """The id of an environment in which nothing happens, for ever."""
 
     class Still(gymnasium.Env[Any, Any]):
         observation_space = gymnasium.spaces.Box(-1.0, 1.0, (shape.observations,), np.float32)
@@ -119,6 +135,14 @@ def test_one_forward_per_step_of_an_evaluation(
             return np.zeros(shape.observations, np.float32), 0.0, False, False, {}
 
     gymnasium.register("Still-v0", entry_point=lambda **_: Still())
+    yield "Still-v0"
+    del gymnasium.registry["Still-v0"]
+
+
+def test_one_forward_per_step_of_an_evaluation(
+    shape: Any, make: Callable[..., SequenceLearner], still: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of episodes; in the first K steps of the new tokens alone, then of whole windows."""
     heads: list[int] = []
     windows: list[int] = []
     whole = DecisionModel.forward
@@ -130,13 +154,30 @@ def test_one_forward_per_step_of_an_evaluation(
     monkeypatch.setattr(DecisionModel, "forward", forward)
     learner = make()
     learner.model.head.register_forward_hook(lambda _, inputs, __: heads.append(len(inputs[0])))
-    try:
-        with EnvPool("Still-v0") as pool:
-            rollout(learner.policy(), "Still-v0", [1.0, 2.0], 3, 0, horizon=shape.context + 2, pool=pool)
-    finally:
-        del gymnasium.registry["Still-v0"]
+    with EnvPool(still) as pool:
+        rollout(learner.policy(), still, [1.0, 2.0], 3, 0, horizon=shape.context + 2, pool=pool)
     assert heads == [6] * (shape.context + 2)
     assert windows == [6, 6]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("beyond", [-1, 3])
+def test_products_of_an_evaluation_are_those_of_the_formula(
+    bench: ModuleType,
+    shape: Any,
+    make: Callable[..., SequenceLearner],
+    still: str,
+    monkeypatch: pytest.MonkeyPatch,
+    beyond: int,
+    cached: bool,
+) -> None:
+    """Before the window slides, and after; where the cache would be too large, windows that grow."""
+    if not cached:
+        monkeypatch.setattr("lamo.algorithms.sequence_policy.LARGEST_WINDOW_CACHE", 0)
+    steps = shape.context + beyond
+    with EnvPool(still) as pool, Counts() as counts:
+        rollout(make().policy(), still, [1.0], 3, 0, horizon=steps, pool=pool)
+    assert counts.flops == 3 * bench.episode_flops(shape, steps, cached)
 
 
 def test_an_action_of_the_newest_token_is_less_than_a_window(
