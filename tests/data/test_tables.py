@@ -81,6 +81,8 @@ def test_regular_expressions_take_columns_in_the_order_of_the_file(tmp_path):
     path = save(log(), tmp_path / "log.csv")
     episodes = load_episodes(path, columns=["obs=v?[xy],t", "action=u.", "reward=r", "episode=run"])
     assert episodes.metadata["columns"]["obs"] == ["x", "y", "vx", "t"]
+    episodes = load_episodes(path, columns=["obs=v{0,1}[x,y],t", "action=u.", "reward=r{1,}", "episode=run"])
+    assert episodes.metadata["columns"]["obs"] == ["x", "y", "vx", "t"]
 
 
 @given(kinds=KINDS, actions=st.sampled_from([2, 0, -3]), suffix=st.sampled_from(["csv", "tsv", "parquet"]))

@@ -2,6 +2,7 @@
 
     --columns obs=x,y,vx action=ux reward=r episode=run time=t terminated=done truncated=timeout
     --columns 'obs=joint_\\d+,gripper' action=command …        what is no column's name is a regular expression
+    --columns 'obs=joint_\\d{1,2},gripper' …                  whose own commas, in braces or brackets, part nothing
     --columns episode=file …                                 each file is an episode
 
 Nothing else is guessed: a role without a column is an error that lists those that are there.
@@ -34,6 +35,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "truncated": ("next.truncated", "truncated", "timeouts", "truncations", "timeout"),
 }
 _BESIDE = {"observation.state": "observation.environment_state"}  # LeRobot's second part of the state
+_COMMA = re.compile(r",(?![^\[{]*[\]}])")  # none within braces or brackets, which are an expression's
 _ORDERED = ("time",)  # of several known names the first is taken; elsewhere two are a question
 
 
@@ -94,7 +96,7 @@ def map_columns(said: Sequence[str] | None, present: Sequence[str], source: str,
 def _named(role: str, names: str, present: Sequence[str], source: str) -> tuple[str, ...]:
     """The columns that a list of names and regular expressions says, each expression's in the order of the file."""
     out: list[str] = []
-    for name in names.split(","):
+    for name in _COMMA.split(names):
         if name in present:
             out.append(name)
             continue
