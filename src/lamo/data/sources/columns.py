@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lamo.data.sources.options import listed
-from lamo.errors import LamoError
+from lamo.errors import LamoError, NoRewards
 from lamo.tasks import nearest
 
 ROLES = ("obs", "action", "reward", "episode", "time", "terminated", "truncated")
@@ -81,11 +81,11 @@ def map_columns(said: Sequence[str] | None, present: Sequence[str], source: str,
             found[role] = _known(role, present, source)
     missing = [role for role in ("obs", "action", *(("reward",) if reward else ())) if not found[role]]
     if missing:
-        none = "; without rewards, give --reward none" if missing == ["reward"] else f"; for example {EXAMPLE}"
-        raise LamoError(
+        found_none = (
             f"{source}: no column is known to be {' or '.join(missing)}; the columns are {listed(present)}; "
-            f"say which with --columns{none}"
+            "say which with --columns"
         )
+        raise NoRewards(found_none) if missing == ["reward"] else LamoError(f"{found_none}; for example {EXAMPLE}")
     if both := [name for name in found["obs"] if name in (*found["action"], *found.get("reward", ()))]:
         raise LamoError(f"{source}: column {both[0]!r} is both an observation and an action or reward; see --columns")
     single = {role: next(iter(found.get(role, ())), None) for role in ROLES if role not in SEVERAL}
