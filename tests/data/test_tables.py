@@ -19,8 +19,11 @@ import toy
 from lamo.cli import main
 from lamo.config import Experiment
 from lamo.data import Episodes, load_episodes
+from lamo.data.join import join
 from lamo.data.sources.arrow import open_parquet
+from lamo.data.sources.options import ReadOptions
 from lamo.data.sources.tables import write_table
+from lamo.data.stream import stream
 from lamo.errors import LamoError
 from lamo.prepare import prepare
 from lamo.runs import Run
@@ -140,6 +143,22 @@ def test_rows_that_are_not_in_order(tmp_path, capsys):
     refused(save(again, tmp_path / "e.csv"), "two rows of episode 7 have time 0.0", columns=["time=time"])
     known.loc[3, "time"] = np.inf
     refused(save(known, tmp_path / "f.parquet"), "time holds inf at [3]")
+
+
+def test_rows_in_order_whose_time_is_too_coarse(tmp_path, assert_same, capsys):
+    known = log().rename(columns={"ux": "action", "r": "reward", "x": "obs_0"}).drop(columns=["t", "y", "vx"])
+    whole = load_episodes(save(known, tmp_path / "a.csv"), columns=["episode=run"])
+    path = save(known.assign(timestamp=np.arange(12) // 3), tmp_path / "seconds.csv")  # whole ones, of three rows each
+    refused(path, "time goes from 0 to 0", "time=none", columns=["episode=run"])
+    refused(path, "two rows of episode 7 have time 0", "time=none", columns=["episode=run", "time=timestamp"])
+    for read in (load_episodes, lambda path, columns: join(list(stream(path, ReadOptions(tuple(columns)), 40)))):
+        back = read(path, columns=["episode=run", "time=none"])
+        assert_same(back, whole)
+        assert "time" not in back.metadata.get("columns", {})
+    save(known.assign(none=np.arange(12)[::-1]), tmp_path / "none.csv")  # a column's name is a column's name
+    load_episodes(tmp_path / "none.csv", columns=["episode=run", "time=none"])
+    assert "sorted by episode and time" in capsys.readouterr().err
+    refused(path, "no column 'none'", columns=["episode=none"])
 
 
 def test_episodes_that_flags_end(tmp_path):

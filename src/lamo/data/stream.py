@@ -64,7 +64,7 @@ def stream(source: str | Path, options: ReadOptions | None = None, size: int = B
         first = next(_blocks(source, options, size)) if kind in BLOCKS else None
         if first is None or is_adapted(first):
             return of_episodes(read(kind, path, name, options), size)
-    held = any(each.startswith("time=") for each in options.columns or ())  # rows may have to be sorted
+    held = any(each.startswith("time=") and each != "time=none" for each in options.columns or ())  # to be sorted
     return Stream(name, first.metadata, lambda: _blocks(source, options, size), held)
 
 

@@ -4,6 +4,7 @@
     --columns 'obs=joint_\\d+,gripper' action=command …        what is no column's name is a regular expression
     --columns 'obs=joint_\\d{1,2},gripper' …                  whose own commas, in braces or brackets, part nothing
     --columns episode=file …                                 each file is an episode
+    --columns time=none …                                    rows are in order, no column says when
 
 Nothing else is guessed: a role without a column is an error that lists those that are there.
 """
@@ -21,6 +22,7 @@ from lamo.tasks import nearest
 ROLES = ("obs", "action", "reward", "episode", "time", "terminated", "truncated")
 SEVERAL = ("obs", "action")  # roles that may have more than one column
 FILE = "file"
+NONE = "none"  # a role that no column has, whatever columns are called
 EXAMPLE = "--columns obs=x,y,vx action=ux reward=r episode=run time=t"
 
 # role -> names of known layouts: LeRobot's, Gymnasium's and D4RL's, and those that `write_table` writes. A name in
@@ -52,6 +54,11 @@ class Columns:
     truncated: str | None
     said: frozenset[str] = field(default_factory=frozenset)
     """Roles that the user named."""
+
+    @property
+    def may_sort(self) -> bool:
+        """Whether rows that are not in order are sorted: by the time that the user named."""
+        return self.time is not None and "time" in self.said
 
     def names(self) -> list[str]:
         """Every column that is read, each once."""
@@ -102,6 +109,8 @@ def _named(role: str, names: str, present: Sequence[str], source: str) -> tuple[
             continue
         if role == "episode" and name == FILE:
             return (FILE,)
+        if role == "time" and name == NONE:
+            return ()
         try:
             pattern = re.compile(name)
         except re.error as error:

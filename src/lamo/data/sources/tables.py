@@ -63,8 +63,7 @@ def table_blocks(path: Path, source: str, options: ReadOptions, size: int | None
     columns = map_columns(options.columns, present, names[0], reward=options.reward is None)
     if options.reward == "none":
         columns = replace(columns, reward=None)
-    may_sort = "time" in columns.said
-    held = size is None or may_sort
+    held = size is None or columns.may_sort
     tables = [open_table(file, kind, columns.names(), name, held=held) for file, name in zip(files, names, strict=True)]
     metadata: dict[str, Any] = {
         "source": source,
@@ -84,7 +83,7 @@ def table_blocks(path: Path, source: str, options: ReadOptions, size: int | None
         yield from table_episodes(tables, columns, source, stored, metadata, options, size)
         return
     rows = gather_rows(tables, columns, source, stored)
-    yield episodes_of_rows(rows, source, metadata, options, per_file=columns.episode == FILE, may_sort=may_sort)
+    yield episodes_of_rows(rows, source, metadata, options, per_file=columns.episode == FILE, may_sort=columns.may_sort)
 
 
 def describe(columns: Columns) -> dict[str, Any]:
