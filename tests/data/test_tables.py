@@ -280,6 +280,22 @@ def test_a_late_row_that_shows_the_type(tmp_path, column, early, late):
         assert episodes.terminated.tolist() == [False, True]
 
 
+def test_a_late_fraction_is_not_read_whole(tmp_path, monkeypatch):
+    """A reward of 0 for a long time, then 0.5; the actions, whole numbers throughout, are still a question."""
+    rows = 60_000
+    frame = pd.DataFrame({name: np.arange(rows) % 7 * 0.5 for name in ("x", "y", "vx")})
+    frame["run"], frame["ux"], frame["r"] = 0, np.arange(rows) % 3, ["0"] * (rows - 1) + ["0.5"]
+    path = save(frame, tmp_path / "log.csv")
+    text = path.read_text().replace(",2,0\n", ", 2 ,0\n")
+    path.write_text(text)
+    assert len(text) > 1 << 20
+    monkeypatch.setattr("pyarrow.csv.read_csv", lambda *_, **__: pytest.fail("read whole"))
+    whole = load_episodes(path, columns=MAPPED[:4], actions="discrete")
+    assert whole.rewards[-2:].tolist() == [0, 0.5] and whole.choices == (3,)
+    np.testing.assert_array_equal(whole.actions, np.arange(rows) % 3)
+    refused(path, "actions are whole numbers from 0 to 2", columns=MAPPED[:4])
+
+
 def test_a_log_is_converted_block_by_block(tmp_path, monkeypatch):
     """Read whole, a CSV file takes nine times the memory of its numbers."""
     path = save(pd.concat([log()] * 8_000), tmp_path / "log.csv")
