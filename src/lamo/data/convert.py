@@ -109,18 +109,19 @@ def write(
     """Write blocks of episodes into a file or store that does not exist yet, its format by the suffix or `options`;
     return them, opened.
 
-    Metadata is that of the first block; `history` grows by `command`, `sources` (what each is and its digest, which is
-    the result's where it is not given) and what `entry` says when all is written. `progress` hears of steps written,
-    and in all where that is known. Formats other than the store are written from a store beside the result, which is
-    removed: memory stays bounded. Raises `LamoError`; then nothing is left.
+    Metadata is that of the first block; `history` grows by `command`, `sources` (what each is and, where it is known,
+    its digest: that of an unchanged stream is worked out) and what `entry` says when all is written. `progress` hears
+    of steps written, and in all where that is known. Formats other than the store are written from a store beside the
+    result, which is removed: memory stays bounded. Raises `LamoError`; then nothing is left.
     """
     path = check_target(path, options)
     form = format_of(path, options or WriteOptions())
     total = blocks.steps if isinstance(blocks, Stream) else None
+    as_it_was = isinstance(blocks, Stream) and not blocks.changed and len(sources) == 1
     about: dict[str, Any] = {}
 
     def described(digest: str) -> dict[str, Any]:
-        told = [{**each, "digest": each.get("digest", digest)} for each in sources]
+        told = [{**each, "digest": each.get("digest", digest)} if as_it_was else each for each in sources]
         done = {"command": command, "lamo": __version__, "sources": told, **entry()}
         kept = {key: value for key, value in about.items() if key not in ("parts", "cache")}
         return {**kept, "history": [*lineage(about), done]}
