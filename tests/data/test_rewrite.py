@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def test_delayed_rewards_and_who_hears_of_them(log, tmp_path, capsys, suffix):
     said = capsys.readouterr()
     assert "rewards are relabelled (delayed: paid every 3 steps" in said.out and str(out) in said.out
     late = load_episodes(out)
+    again = tmp_path / f"again{suffix}"
+    assert run("data", "relabel", path, again, "--reward", "delayed", "--every", 3, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["digest"], report["format"]) == (late.digest(), late.metadata["format"])
+    assert report["final_observations"] == (late.final_observations is not None)
+    shutil.rmtree(again) if again.is_dir() else again.unlink()
     np.testing.assert_allclose(late.returns, episodes.returns, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(late.observations, episodes.observations)
     np.testing.assert_array_equal(late.actions, episodes.actions)
