@@ -44,7 +44,7 @@ def test_convert_and_back(make_episodes, assert_same, tmp_path, suffix, actions)
     kind = "discrete" if not actions and suffix in (".csv", ".tsv") else None  # CSV cannot say
     back = load_episodes(tmp_path / f"b{suffix}", actions=kind)
     assert_same(back, episodes)
-    if suffix in (".lamo", ".hdf5", ".parquet"):
+    if suffix in (".lamo", ".hdf5", ".npz", ".parquet"):
         (done,) = back.metadata["history"]
         assert done["command"] == "lamo data convert a b"
         assert done["sources"] == [{"source": "a.hdf5", "digest": episodes.digest()}]

@@ -36,7 +36,7 @@ def run(*argv: object) -> int:
     return main([str(word) for word in argv])
 
 
-@pytest.mark.parametrize("suffix", [".lamo", ".hdf5", ".parquet"])
+@pytest.mark.parametrize("suffix", [".lamo", ".hdf5", ".npz", ".parquet"])
 def test_delayed_rewards_and_who_hears_of_them(log, tmp_path, capsys, suffix):
     episodes, path = log
     out = tmp_path / f"late{suffix}"

@@ -40,7 +40,7 @@ class Relabel(_Read):
     source: Positional[str]
     """What to read: a file, a folder, a Minari id or an embedded name."""
     out: Positional[Path]
-    """What to write, which must not exist: .lamo (a packed store), .hdf5 or .parquet; or what --format says."""
+    """What to write, which must not exist: .lamo (a packed store), .hdf5, .npz or .parquet; or what --format says."""
     reward: Literal["sparse", "delayed", "scaled", "hindsight"]
     """`sparse`: 1 at the end of episodes whose return is --threshold or more. `delayed`: the sum of --every steps, at
     the last of them; by default the whole return at an episode's end. `scaled`: reward · --scale + --shift within

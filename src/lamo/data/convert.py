@@ -54,7 +54,7 @@ def _write_d4rl(episodes: Episodes, path: Path) -> None:
 FORMATS = {
     "lamo": Format((SUFFIX,), _is_written_as_it_is),
     "hdf5": Format((".hdf5", ".h5"), _write_d4rl),
-    "npz": Format((".npz",), write_npz, silent=True),
+    "npz": Format((".npz",), write_npz),
     "csv": Format((".csv", ".tsv"), write_table, silent=True),
     "parquet": Format((".parquet", ".pq"), write_table),
 }
