@@ -187,7 +187,7 @@ def _with_fractions(stream: Callable[[Any], Any]) -> Any:
         for batch in reader:
             for column in whole - others:
                 try:
-                    pc.utf8_trim_whitespace(batch[column]).cast(pa.int64())
+                    pc.call_function("utf8_trim_whitespace", [batch[column]]).cast(pa.int64())
                 except pa.ArrowInvalid:
                     others.add(column)
     return pa.schema([(field.name, pa.float64() if field.name in others else field.type) for field in schema])
