@@ -17,6 +17,14 @@ class LamoError(Exception):
         super().__init__(_one_line(message))
 
 
+class NoRewards(LamoError):
+    """A log without rewards, read by somebody who did not say so. `found` is the message without what to do."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found}; for a log without rewards give --reward none")
+        self.found = found
+
+
 def warn(message: str) -> None:
     """Print one line, ``lamo: warning: <message>``, on standard error. For users; `warnings` is for developers."""
     print(f"lamo: warning: {_one_line(message)}", file=sys.stderr, flush=True)

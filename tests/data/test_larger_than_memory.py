@@ -1,4 +1,9 @@
-"""A store larger than the memory that a process may have is drawn from, and trained on."""
+"""A store larger than the memory that a process may have of its own is drawn from, and trained on.
+
+That it works is tested, not how fast: the limit (RLIMIT_DATA) leaves the kernel's cache of files alone, so a store that
+the machine's memory holds is read from there. `benchmarks/loading.py` compares the rate from that cache with that of
+the same windows in memory.
+"""
 
 from __future__ import annotations
 

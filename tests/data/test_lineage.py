@@ -20,6 +20,7 @@ from lamo.data.recut import convert, merge, split, subsample
 from lamo.data.relabel import delayed, warning
 from lamo.data.rewrite import relabel
 from lamo.data.store_writer import write_store
+from lamo.data.stream import stream
 
 
 @pytest.fixture
@@ -61,6 +62,20 @@ def test_a_packed_copy_is_not_what_a_result_was_read_from(log, tmp_path: Path) -
     cached = replace(log, metadata={**log.metadata, "cache": "elsewhere/copy.lamo"})
     written = write([cached], tmp_path / "a.lamo")
     assert "cache" not in written.metadata
+
+
+def test_the_digest_of_a_source_is_not_that_of_what_is_made_of_it(log, tmp_path: Path) -> None:
+    write_store(log, tmp_path / "log.lamo")
+    about = [{"source": "log.lamo"}]
+    found = stream(tmp_path / "log.lamo")
+    half = found.map(lambda block: replace(block, rewards=block.rewards / 2))
+    for blocks in (half, iter(half)):
+        made = write(blocks, tmp_path / f"{type(blocks).__name__}.lamo", sources=about)
+        assert made.metadata["history"][-1]["sources"] == about
+    told = [{"source": "log.lamo", "digest": "known"}]
+    assert write(half, tmp_path / "told.lamo", sources=told).metadata["history"][-1]["sources"] == told
+    same = write(found, tmp_path / "same.lamo", sources=about)
+    assert same.metadata["history"][-1]["sources"] == [{"source": "log.lamo", "digest": log.digest()}]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")

@@ -11,9 +11,11 @@ import pytest
 
 from lamo.cli import main
 from lamo.data import Episodes, load_episodes
+from lamo.data.convert import write
 from lamo.data.join import join
 from lamo.data.recut import convert, merge, split, subsample
 from lamo.data.sources.d4rl import write_d4rl
+from lamo.data.sources.options import WriteOptions
 from lamo.data.split import hold_out
 from lamo.data.store_writer import write_store
 from lamo.data.stream import stream
@@ -42,11 +44,35 @@ def test_convert_and_back(make_episodes, assert_same, tmp_path, suffix, actions)
     kind = "discrete" if not actions and suffix in (".csv", ".tsv") else None  # CSV cannot say
     back = load_episodes(tmp_path / f"b{suffix}", actions=kind)
     assert_same(back, episodes)
-    if suffix in (".lamo", ".hdf5", ".parquet"):
+    if suffix in (".lamo", ".hdf5", ".npz", ".parquet"):
         (done,) = back.metadata["history"]
         assert done["command"] == "lamo data convert a b"
         assert done["sources"] == [{"source": "a.hdf5", "digest": episodes.digest()}]
     assert left(tmp_path) == ["a.hdf5", f"b{suffix}"]
+
+
+@pytest.mark.parametrize(
+    ("out", "target"),
+    [(f"b{suffix}", WriteOptions()) for suffix in (".lamo", ".hdf5", ".npz", ".parquet", ".csv", ".tsv")]
+    + [("b.hdf5", WriteOptions("robomimic")), ("b", WriteOptions("lerobot")), ("b-v0", WriteOptions("minari"))],
+)
+def test_what_is_told_is_what_the_file_holds(make_episodes, tmp_path, out, target) -> None:
+    """Last observations and unfinished episodes have no place in some formats."""
+    made = make_episodes([5, 2, 7], ends=["unfinished", "terminated", "unfinished"], final=True)
+    made.actions[:] = np.rint(made.actions)  # whole amounts, which CSV writes as whole numbers
+    write_d4rl(made, tmp_path / "a.hdf5", {"env_id": "Toy-v0"})
+    told = convert(tmp_path / "a.hdf5", tmp_path / out, target=target)
+    back = load_episodes(tmp_path / out, actions="continuous" if out.endswith("sv") else None)
+    assert told["digest"] == back.digest()
+    assert left(tmp_path) == ["a.hdf5", out]
+
+
+def test_what_cannot_be_read_back_is_not_left(log, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("lamo.data.convert.stream", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for out, target in (("b.npz", WriteOptions()), ("b-v0", WriteOptions("minari"))):
+        with pytest.raises(KeyboardInterrupt):
+            write([log[0]], tmp_path / out, target)
+    assert left(tmp_path) == ["log.hdf5"]
 
 
 def test_merge_keeps_the_order_and_tells_numbers_apart(log, make_episodes, assert_same, tmp_path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from gymnasium import spaces
 
@@ -16,6 +19,7 @@ from lamo.config import Experiment
 from lamo.data import load_episodes
 from lamo.data.relabel import relabellings, warning
 from lamo.data.sources.d4rl import write_d4rl
+from lamo.data.sources.tables import write_table
 from lamo.data.store_writer import write_store
 from lamo.prepare import prepare
 from lamo.provenance import provenance
@@ -32,7 +36,7 @@ def run(*argv: object) -> int:
     return main([str(word) for word in argv])
 
 
-@pytest.mark.parametrize("suffix", [".lamo", ".hdf5", ".parquet"])
+@pytest.mark.parametrize("suffix", [".lamo", ".hdf5", ".npz", ".parquet"])
 def test_delayed_rewards_and_who_hears_of_them(log, tmp_path, capsys, suffix):
     episodes, path = log
     out = tmp_path / f"late{suffix}"
@@ -40,6 +44,12 @@ def test_delayed_rewards_and_who_hears_of_them(log, tmp_path, capsys, suffix):
     said = capsys.readouterr()
     assert "rewards are relabelled (delayed: paid every 3 steps" in said.out and str(out) in said.out
     late = load_episodes(out)
+    again = tmp_path / f"again{suffix}"
+    assert run("data", "relabel", path, again, "--reward", "delayed", "--every", 3, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["digest"], report["format"]) == (late.digest(), late.metadata["format"])
+    assert report["final_observations"] == (late.final_observations is not None)
+    shutil.rmtree(again) if again.is_dir() else again.unlink()
     np.testing.assert_allclose(late.returns, episodes.returns, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(late.observations, episodes.observations)
     np.testing.assert_array_equal(late.actions, episodes.actions)
@@ -154,6 +164,25 @@ def test_hindsight_by_the_environment(goals, plane, tmp_path):
     assert relabellings(found.metadata)[0].endswith(f"without the recorded ones; as {plane} pays")
 
 
+def test_hindsight_of_a_log_without_rewards(goals, tmp_path, capsys):
+    episodes, _ = goals
+    table = parquet.read_table(write_table(replace(episodes, final_observations=None), tmp_path / "log.parquet"))
+    capsys.readouterr()
+    out = tmp_path / "her.lamo"
+    hindsight = ("--reward", "hindsight", "--threshold", 0.05, *WHERE)
+    assert run("data", "relabel", tmp_path / "log.parquet", out, *hindsight) == 0
+    parquet.write_table(table.drop_columns(["reward"]), tmp_path / "bare.parquet")
+    capsys.readouterr()
+    for kind, advice in ((hindsight, "give --without-rewards"), (("--reward", "delayed"), "is made of rewards")):
+        assert run("data", "relabel", tmp_path / "bare.parquet", tmp_path / "bare.lamo", *kind) == 2
+        said = capsys.readouterr().err
+        assert "no column is known to be reward" in said and advice in said and "--reward none" not in said
+    assert (
+        run("data", "relabel", tmp_path / "bare.parquet", tmp_path / "bare.lamo", *hindsight, "--without-rewards") == 0
+    )
+    assert load_episodes(tmp_path / "bare.lamo").digest() == load_episodes(out).digest()
+
+
 BAD = [
     ("{log} {out}.lamo --reward", "Missing value"),
     ("{log} {out}.lamo", "reward"),
@@ -171,6 +200,7 @@ BAD = [
     ("{log} {log} --reward delayed", "exists"),
     ("{log} {log}/x.lamo --reward delayed", "cannot write"),
     ("{none} {out}.lamo --reward delayed", "no such file"),
+    ("{log} {out}.lamo --reward delayed --without-rewards", "does not apply to --reward delayed"),
     ("{log} {out}.lamo --reward hindsight", "needs --threshold"),
     ("{log} {out}.lamo --reward hindsight --threshold 1", "is not told"),
     ("{log} {out}.lamo --reward hindsight --threshold -1", "must be a distance"),

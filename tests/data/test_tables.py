@@ -19,8 +19,11 @@ import toy
 from lamo.cli import main
 from lamo.config import Experiment
 from lamo.data import Episodes, load_episodes
+from lamo.data.join import join
 from lamo.data.sources.arrow import open_parquet
+from lamo.data.sources.options import ReadOptions
 from lamo.data.sources.tables import write_table
+from lamo.data.stream import stream
 from lamo.errors import LamoError
 from lamo.prepare import prepare
 from lamo.runs import Run
@@ -81,6 +84,8 @@ def test_regular_expressions_take_columns_in_the_order_of_the_file(tmp_path):
     path = save(log(), tmp_path / "log.csv")
     episodes = load_episodes(path, columns=["obs=v?[xy],t", "action=u.", "reward=r", "episode=run"])
     assert episodes.metadata["columns"]["obs"] == ["x", "y", "vx", "t"]
+    episodes = load_episodes(path, columns=["obs=v{0,1}[x,y],t", "action=u.", "reward=r{1,}", "episode=run"])
+    assert episodes.metadata["columns"]["obs"] == ["x", "y", "vx", "t"]
 
 
 @given(kinds=KINDS, actions=st.sampled_from([2, 0, -3]), suffix=st.sampled_from(["csv", "tsv", "parquet"]))
@@ -138,6 +143,22 @@ def test_rows_that_are_not_in_order(tmp_path, capsys):
     refused(save(again, tmp_path / "e.csv"), "two rows of episode 7 have time 0.0", columns=["time=time"])
     known.loc[3, "time"] = np.inf
     refused(save(known, tmp_path / "f.parquet"), "time holds inf at [3]")
+
+
+def test_rows_in_order_whose_time_is_too_coarse(tmp_path, assert_same, capsys):
+    known = log().rename(columns={"ux": "action", "r": "reward", "x": "obs_0"}).drop(columns=["t", "y", "vx"])
+    whole = load_episodes(save(known, tmp_path / "a.csv"), columns=["episode=run"])
+    path = save(known.assign(timestamp=np.arange(12) // 3), tmp_path / "seconds.csv")  # whole ones, of three rows each
+    refused(path, "time goes from 0 to 0", "time=none", columns=["episode=run"])
+    refused(path, "two rows of episode 7 have time 0", "time=none", columns=["episode=run", "time=timestamp"])
+    for read in (load_episodes, lambda path, columns: join(list(stream(path, ReadOptions(tuple(columns)), 40)))):
+        back = read(path, columns=["episode=run", "time=none"])
+        assert_same(back, whole)
+        assert "time" not in back.metadata.get("columns", {})
+    save(known.assign(none=np.arange(12)[::-1]), tmp_path / "none.csv")  # a column's name is a column's name
+    load_episodes(tmp_path / "none.csv", columns=["episode=run", "time=none"])
+    assert "sorted by episode and time" in capsys.readouterr().err
+    refused(path, "no column 'none'", columns=["episode=none"])
 
 
 def test_episodes_that_flags_end(tmp_path):
@@ -257,6 +278,22 @@ def test_a_late_row_that_shows_the_type(tmp_path, column, early, late):
         assert episodes.observations[-1, 0] == 0.5
     if column == "done":
         assert episodes.terminated.tolist() == [False, True]
+
+
+def test_a_late_fraction_is_not_read_whole(tmp_path, monkeypatch):
+    """A reward of 0 for a long time, then 0.5; the actions, whole numbers throughout, are still a question."""
+    rows = 60_000
+    frame = pd.DataFrame({name: np.arange(rows) % 7 * 0.5 for name in ("x", "y", "vx")})
+    frame["run"], frame["ux"], frame["r"] = 0, np.arange(rows) % 3, ["0"] * (rows - 1) + ["0.5"]
+    path = save(frame, tmp_path / "log.csv")
+    text = path.read_text().replace(",2,0\n", ", 2 ,0\n")
+    path.write_text(text)
+    assert len(text) > 1 << 20
+    monkeypatch.setattr("pyarrow.csv.read_csv", lambda *_, **__: pytest.fail("read whole"))
+    whole = load_episodes(path, columns=MAPPED[:4], actions="discrete")
+    assert whole.rewards[-2:].tolist() == [0, 0.5] and whole.choices == (3,)
+    np.testing.assert_array_equal(whole.actions, np.arange(rows) % 3)
+    refused(path, "actions are whole numbers from 0 to 2", columns=MAPPED[:4])
 
 
 def test_a_log_is_converted_block_by_block(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from lamo.commands import answer, parse, stdout_kept_clean
 from lamo.commands.recutting import steps_done, without_places
 from lamo.data.sources.options import ReadOptions, WriteOptions
-from lamo.errors import LamoError
+from lamo.errors import LamoError, NoRewards
 
 if TYPE_CHECKING:
     from lamo.data.episodes import Episodes
@@ -40,7 +40,7 @@ class Relabel(_Read):
     source: Positional[str]
     """What to read: a file, a folder, a Minari id or an embedded name."""
     out: Positional[Path]
-    """What to write, which must not exist: .lamo (a packed store), .hdf5 or .parquet; or what --format says."""
+    """What to write, which must not exist: .lamo (a packed store), .hdf5, .npz or .parquet; or what --format says."""
     reward: Literal["sparse", "delayed", "scaled", "hindsight"]
     """`sparse`: 1 at the end of episodes whose return is --threshold or more. `delayed`: the sum of --every steps, at
     the last of them; by default the whole return at an episode's end. `scaled`: reward · --scale + --shift within
@@ -76,6 +76,8 @@ class Relabel(_Read):
     """hindsight: leave the recorded episodes out."""
     seed: int | None = None
     """hindsight: seed of the goals (default 0)."""
+    without_rewards: bool = False
+    """hindsight: read a log without rewards; goals are paid anew, so none are needed."""
     quiet: bool = False
     """No progress."""
     json: bool = False
@@ -87,7 +89,7 @@ _OPTIONS = {
     "sparse": ("threshold",),
     "delayed": ("every",),
     "scaled": ("scale", "shift", "clip"),
-    "hindsight": (*_PAID, "strategy", "copies", "env", "achieved", "desired", "copies_only", "seed"),
+    "hindsight": (*_PAID, "strategy", "copies", "env", "achieved", "desired", "copies_only", "seed", "without_rewards"),
 }
 
 
@@ -103,20 +105,23 @@ def relabel_verb(argv: list[str]) -> int:
         from lamo.data.rewrite import check_result, relabel, relabel_goals
 
         check_result(options.out, options.target)
-        read = ReadOptions(options.columns, options.obs_keys, options.actions)
+        none = "none" if options.without_rewards else None
+        read = ReadOptions(options.columns, options.obs_keys, options.actions, none)
         how: dict[str, Any] = {
             "command": without_places("relabel", argv, (options.source, options.out)),
             "progress": steps_done(options.quiet),
         }
-        if kind == "hindsight":
-            make = _hindsight(options, held)
-            episodes, counts = relabel_goals(options.source, options.out, make, read, options.target, **how)
-            came = {"hindsight": vars(counts)}
-        else:
-            episodes, came = (
-                relabel(options.source, options.out, _relabelling(options), read, options.target, **how),
-                {},
-            )
+        came = {}
+        try:
+            if kind == "hindsight":
+                make = _hindsight(options, held)
+                episodes, counts = relabel_goals(options.source, options.out, make, read, options.target, **how)
+                came = {"hindsight": vars(counts)}
+            else:
+                episodes = relabel(options.source, options.out, _relabelling(options), read, options.target, **how)
+        except NoRewards as error:  # `--reward` says here what is made
+            advice = "give --without-rewards" if kind == "hindsight" else f"--reward {kind} is made of rewards"
+            raise LamoError(f"{error.found}; {advice}") from error
         result = {"out": str(options.out), **came, **inspect(episodes)}
     return answer(result, options.json, lambda: f"{render(result)}\n{result['out']}")
 

@@ -54,7 +54,7 @@ def _write_d4rl(episodes: Episodes, path: Path) -> None:
 FORMATS = {
     "lamo": Format((SUFFIX,), _is_written_as_it_is),
     "hdf5": Format((".hdf5", ".h5"), _write_d4rl),
-    "npz": Format((".npz",), write_npz, silent=True),
+    "npz": Format((".npz",), write_npz),
     "csv": Format((".csv", ".tsv"), write_table, silent=True),
     "parquet": Format((".parquet", ".pq"), write_table),
 }
@@ -109,18 +109,20 @@ def write(
     """Write blocks of episodes into a file or store that does not exist yet, its format by the suffix or `options`;
     return them, opened.
 
-    Metadata is that of the first block; `history` grows by `command`, `sources` (what each is and its digest, which is
-    the result's where it is not given) and what `entry` says when all is written. `progress` hears of steps written,
-    and in all where that is known. Formats other than the store are written from a store beside the result, which is
-    removed: memory stays bounded. Raises `LamoError`; then nothing is left.
+    Metadata is that of the first block; `history` grows by `command`, `sources` (what each is and, where it is known,
+    its digest: that of an unchanged stream is worked out) and what `entry` says when all is written. `progress` hears
+    of steps written, and in all where that is known. Formats other than the store are written from a store beside the
+    result, which is removed, and read back into another: memory stays bounded, and what is returned is what the format
+    holds. Raises `LamoError`; then nothing is left.
     """
     path = check_target(path, options)
     form = format_of(path, options or WriteOptions())
     total = blocks.steps if isinstance(blocks, Stream) else None
+    as_it_was = isinstance(blocks, Stream) and not blocks.changed and len(sources) == 1
     about: dict[str, Any] = {}
 
     def described(digest: str) -> dict[str, Any]:
-        told = [{**each, "digest": each.get("digest", digest)} for each in sources]
+        told = [{**each, "digest": each.get("digest", digest)} if as_it_was else each for each in sources]
         done = {"command": command, "lamo": __version__, "sources": told, **entry()}
         kept = {key: value for key, value in about.items() if key not in ("parts", "cache")}
         return {**kept, "history": [*lineage(about), done]}
@@ -139,7 +141,17 @@ def write(
             warn(f"{path.name}: {path.suffix} has no place to say it: {said}")
         asked = {} if options is None or options.fps is None else {"fps": options.fps}
         form.write(named, path, **asked)
-    return named
+    return _read_back(path, ReadOptions(actions="continuous" if named.action_kind == "continuous" else "discrete"))
+
+
+def _read_back(path: Path, options: ReadOptions) -> Episodes:
+    """What lies at `path` now: most formats have no place for something (last observations, attributes, history)."""
+    try:
+        with opened(path.absolute(), options, path, lambda done, total: None) as episodes:
+            return episodes
+    except BaseException:  # a signal, too: nothing is left
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
 
 
 @contextmanager
@@ -156,7 +168,8 @@ def opened(source: str | Path, options: ReadOptions, beside: Path, progress: Pro
             writer.append(block)
             progress(writer.steps, found.steps)
         stored = writer.finish(found.metadata)
-        yield replace(stored, metadata={**stored.metadata, "source": found.source})
+        named = {"source": found.source, "format": found.metadata.get("format")}
+        yield replace(stored, metadata={**stored.metadata, **named})
 
 
 @contextmanager
@@ -165,13 +178,13 @@ def _place(path: Path, final: bool) -> Iterator[Path]:
     if final:
         yield path
         return
+    folder = name_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = name_beside(path)
-        folder.mkdir()
-    except OSError as error:
-        raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+        except OSError as error:
+            raise LamoError(f"cannot write {path}: {error.strerror or error}") from error
         yield folder / f"whole{SUFFIX}"
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -24,7 +24,9 @@ def check_result(path: str | Path, target: WriteOptions | None = None) -> Path:
     """
     path = check_target(path, target)
     if format_of(path, target or WriteOptions()).silent:
-        raise LamoError(f"{path}: {path.suffix} has no place to say what was done to it; give .lamo, .hdf5 or .parquet")
+        raise LamoError(
+            f"{path}: {path.suffix} has no place to say what was done to it; give .lamo, .hdf5, .npz or .parquet"
+        )
     return path
 
 

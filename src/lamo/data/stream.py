@@ -36,6 +36,8 @@ class Stream:
     """Whether the reader of this format holds the whole source in memory meanwhile."""
     steps: int | None = None
     """How many there are, where that is known before they are read."""
+    changed: bool = False
+    """Whether a change lies in its way, so that it is no longer what the source holds."""
     whole: Episodes | None = None
     """All of them, where nothing has to be read for that or everything is in memory: a store, or what is held."""
 
@@ -51,7 +53,7 @@ class Stream:
                 if changed is not None:
                     yield changed
 
-        return replace(self, open=opened, steps=None, whole=None)
+        return replace(self, open=opened, steps=None, changed=True, whole=None)
 
 
 def stream(source: str | Path, options: ReadOptions | None = None, size: int = BLOCK_BYTES) -> Stream:
@@ -64,7 +66,7 @@ def stream(source: str | Path, options: ReadOptions | None = None, size: int = B
         first = next(_blocks(source, options, size)) if kind in BLOCKS else None
         if first is None or is_adapted(first):
             return of_episodes(read(kind, path, name, options), size)
-    held = any(each.startswith("time=") for each in options.columns or ())  # rows may have to be sorted
+    held = any(each.startswith("time=") and each != "time=none" for each in options.columns or ())  # to be sorted
     return Stream(name, first.metadata, lambda: _blocks(source, options, size), held)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from lamo.data.episodes import BLOCK, Episodes
 from lamo.data.sources.beside import new_file
 from lamo.data.sources.flat import LOG_PROBS, USED, check_bomb, check_fits, flat_blocks, read_into
+from lamo.data.sources.notes import HISTORY, NOTES_BYTES, history_in, history_text
 from lamo.data.sources.options import ReadOptions
 from lamo.errors import LamoError, warn
 
@@ -89,9 +90,10 @@ def write_npz(episodes: Episodes, path: str | Path) -> Path:
     """Write `.npz` with D4RL's keys beside `path`, then rename it into place; return the path.
 
     Of choices their number is written as well (`action_choices`, or `action_nvec` for each component), which says that
-    they are choices, and of episodes their numbers (`metadata/ids`) where these are not 0, 1, …. As in D4RL's files an
-    unfinished episode that is not the last is closed by a timeout. What was seen after the last actions has no place
-    there and is left out, with a warning. Raises `LamoError` where the file cannot be written.
+    they are choices, of episodes their numbers (`metadata/ids`) where these are not 0, 1, …, and the history, as JSON
+    (`metadata/history`). As in D4RL's files an unfinished episode that is not the last is closed by a timeout. What was
+    seen after the last actions has no place there and is left out, with a warning. Raises `LamoError` where the file
+    cannot be written.
     """
     path = Path(path)
     if episodes.final_observations is not None:
@@ -121,10 +123,14 @@ def write_npz(episodes: Episodes, path: str | Path) -> Path:
             array = np.asarray(value, np.int64)
             with _member(archive, name, array.dtype, array.shape) as stream:
                 stream.write(array.tobytes())
-        if isinstance(env := episodes.metadata.get("env"), str):
-            text = np.array(env)
-            with _member(archive, "env_id", text.dtype, ()) as stream:
-                stream.write(text.tobytes())
+        texts = {"env_id": episodes.metadata.get("env")}
+        if history := episodes.metadata.get(HISTORY):
+            texts[_HISTORY] = history_text(history, NOTES_BYTES // 2)
+        for name, value in texts.items():
+            if isinstance(value, str):
+                text = np.array(value)
+                with _member(archive, name, text.dtype, ()) as stream:
+                    stream.write(text.tobytes())
     return path
 
 
@@ -139,6 +145,15 @@ def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[i
 
 _COUNTS = ("action_choices", "action_nvec")
 _IDS = "metadata/ids"  # as `write_d4rl` calls them
+_HISTORY = "metadata/history"
+
+
+def _text(column: NpzColumn | None, limit: int) -> str | None:
+    """A text array of no axes with fewer characters than `limit`; None for what is none."""
+    if column is None or column.shape != () or column.dtype.kind != "U" or column.nbytes >= 4 * limit:
+        return None
+    column.check(held=True)
+    return str(next(column.blocks()))
 
 
 def _counts(column: NpzColumn | None) -> Any:
@@ -175,19 +190,18 @@ def npz_blocks(path: Path, source: str, options: ReadOptions, size: int | None) 
                 if column.key in columns:
                     raise LamoError(f"{source}: holds {column.key} twice; save it again")
                 columns[column.key] = column
-        numbers = {key: column for key, column in columns.items() if key not in ("env_id", _IDS, *_COUNTS)}
+        numbers = {key: column for key, column in columns.items() if key not in ("env_id", _IDS, _HISTORY, *_COUNTS)}
         for key in USED & numbers.keys():
             numbers[key].check(held=size is None)
-        env = columns.get("env_id")
-        named = env is not None and env.shape == () and env.dtype.kind == "U" and env.nbytes < 4096
         metadata = {
             "source": source,
             "format": "npz",
-            "env": str(next(env.blocks())) if env is not None and named else None,
+            "env": _text(columns.get("env_id"), 1024),
             "action_low": None,
             "action_high": None,
             **{name: _counts(columns.get(name)) for name in _COUNTS},
             "attributes": {},
+            **history_in(_text(columns.get(_HISTORY), NOTES_BYTES)),
         }
         if options.actions is None and any(metadata[name] is not None for name in _COUNTS):
             options = replace(options, actions="discrete")

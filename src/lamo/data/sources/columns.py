@@ -2,7 +2,9 @@
 
     --columns obs=x,y,vx action=ux reward=r episode=run time=t terminated=done truncated=timeout
     --columns 'obs=joint_\\d+,gripper' action=command …        what is no column's name is a regular expression
+    --columns 'obs=joint_\\d{1,2},gripper' …                  whose own commas, in braces or brackets, part nothing
     --columns episode=file …                                 each file is an episode
+    --columns time=none …                                    rows are in order, no column says when
 
 Nothing else is guessed: a role without a column is an error that lists those that are there.
 """
@@ -14,12 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lamo.data.sources.options import listed
-from lamo.errors import LamoError
+from lamo.errors import LamoError, NoRewards
 from lamo.tasks import nearest
 
 ROLES = ("obs", "action", "reward", "episode", "time", "terminated", "truncated")
 SEVERAL = ("obs", "action")  # roles that may have more than one column
 FILE = "file"
+NONE = "none"  # a role that no column has, whatever columns are called
 EXAMPLE = "--columns obs=x,y,vx action=ux reward=r episode=run time=t"
 
 # role -> names of known layouts: LeRobot's, Gymnasium's and D4RL's, and those that `write_table` writes. A name in
@@ -34,6 +37,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "truncated": ("next.truncated", "truncated", "timeouts", "truncations", "timeout"),
 }
 _BESIDE = {"observation.state": "observation.environment_state"}  # LeRobot's second part of the state
+_COMMA = re.compile(r",(?![^\[{]*[\]}])")  # none within braces or brackets, which are an expression's
 _ORDERED = ("time",)  # of several known names the first is taken; elsewhere two are a question
 
 
@@ -50,6 +54,11 @@ class Columns:
     truncated: str | None
     said: frozenset[str] = field(default_factory=frozenset)
     """Roles that the user named."""
+
+    @property
+    def may_sort(self) -> bool:
+        """Whether rows that are not in order are sorted: by the time that the user named."""
+        return self.time is not None and "time" in self.said
 
     def names(self) -> list[str]:
         """Every column that is read, each once."""
@@ -79,11 +88,11 @@ def map_columns(said: Sequence[str] | None, present: Sequence[str], source: str,
             found[role] = _known(role, present, source)
     missing = [role for role in ("obs", "action", *(("reward",) if reward else ())) if not found[role]]
     if missing:
-        none = "; without rewards, give --reward none" if missing == ["reward"] else f"; for example {EXAMPLE}"
-        raise LamoError(
+        found_none = (
             f"{source}: no column is known to be {' or '.join(missing)}; the columns are {listed(present)}; "
-            f"say which with --columns{none}"
+            "say which with --columns"
         )
+        raise NoRewards(found_none) if missing == ["reward"] else LamoError(f"{found_none}; for example {EXAMPLE}")
     if both := [name for name in found["obs"] if name in (*found["action"], *found.get("reward", ()))]:
         raise LamoError(f"{source}: column {both[0]!r} is both an observation and an action or reward; see --columns")
     single = {role: next(iter(found.get(role, ())), None) for role in ROLES if role not in SEVERAL}
@@ -94,12 +103,14 @@ def map_columns(said: Sequence[str] | None, present: Sequence[str], source: str,
 def _named(role: str, names: str, present: Sequence[str], source: str) -> tuple[str, ...]:
     """The columns that a list of names and regular expressions says, each expression's in the order of the file."""
     out: list[str] = []
-    for name in names.split(","):
+    for name in _COMMA.split(names):
         if name in present:
             out.append(name)
             continue
         if role == "episode" and name == FILE:
             return (FILE,)
+        if role == "time" and name == NONE:
+            return ()
         try:
             pattern = re.compile(name)
         except re.error as error:

@@ -75,8 +75,7 @@ def lerobot_blocks(path: Path, source: str, options: ReadOptions, size: int | No
         raise LamoError(f"{source}: features have no episode_index, which says where episodes begin")
     _tell_unused(columns, features, source)
     lengths, files = _episodes_v2(path, info, source) if version[1] == "2" else _episodes_v3(path, info, source)
-    may_sort = "time" in columns.said
-    held = size is None or may_sort
+    held = size is None or columns.may_sort
     tables = [
         open_table(file, "parquet", columns.names(), f"{source}/{name}", held=held) for name, file in files.items()
     ]
@@ -102,7 +101,7 @@ def lerobot_blocks(path: Path, source: str, options: ReadOptions, size: int | No
         options = replace(options, actions=own.notes["actions"])
     if size is None or held:
         rows = gather_rows(tables, columns, source, stored)
-        found = iter([episodes_of_rows(rows, source, metadata, options, per_file=False, may_sort=may_sort)])
+        found = iter([episodes_of_rows(rows, source, metadata, options, per_file=False, may_sort=columns.may_sort)])
     else:
         found = table_episodes(tables, columns, source, stored, metadata, options, size)
     there: dict[int, int] = {}

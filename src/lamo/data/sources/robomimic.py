@@ -27,7 +27,7 @@ from lamo.data.sources.hdf5 import H5Array, array, attribute, member, open_hdf5,
 from lamo.data.sources.minari import number_of, numbered
 from lamo.data.sources.notes import CARRIED, PARTS, read_notes
 from lamo.data.sources.options import ReadOptions, chosen, listed
-from lamo.errors import LamoError, warn
+from lamo.errors import LamoError, NoRewards, warn
 
 _DEMO = re.compile(r"demo_(\d{1,18})")
 GYM = 2  # robomimic's EnvType of Gym environments, whose names are Gymnasium's ids
@@ -64,10 +64,7 @@ def robomimic_blocks(path: Path, source: str, options: ReadOptions, size: int | 
             raise LamoError(f"{source}: holds no demonstrations; an offline dataset needs at least one transition")
         parts = _parts(first, options, source)
         if options.reward is None and first.get("rewards") is None:
-            raise LamoError(
-                f"{source}: {first.label} has no rewards; robomimic's dataset_states_to_obs.py adds them, or give "
-                "--reward none"
-            )
+            raise NoRewards(f"{source}: {first.label} has no rewards; robomimic's dataset_states_to_obs.py adds them")
         told = attribute(data, "env_args", source) if "env_args" in data.attrs else None
         env = _env(told, source)
         total = attribute(data, "total", source) if "total" in data.attrs else None

@@ -121,7 +121,8 @@ def _in_order(rows: Rows, source: str, may_sort: bool) -> Rows:
             row = int(np.argmax(same))
             raise LamoError(
                 f"{source}: two rows of episode {name_of(rows, row)} have time {rows.time[row]}; "
-                "episodes that are numbered alike, or rows that are there twice"
+                "episodes that are numbered alike, rows that are there twice, or a time coarser than the rows, which "
+                "are in order without it: --columns time=none"
             )
         warn(f"{source}: rows were not in order; they are sorted by episode and time")
         return rows
@@ -131,7 +132,8 @@ def _in_order(rows: Rows, source: str, may_sort: bool) -> Rows:
             f"{source}: episode {name_of(rows, again)} goes on at row {rows.first + again}, after others; its rows "
             "must lie together, or name the column that orders them: --columns time=COLUMN"
         )
-    _check_time(rows, starts, source, "if the rows are to be sorted by it, name it: --columns time=COLUMN")
+    advice = "if the rows are to be sorted by it, name it: --columns time=COLUMN; if they are in order as they lie, "
+    _check_time(rows, starts, source, f"{advice}leave it out: time=none")
     return rows
 
 

@@ -6,7 +6,8 @@ run,t,x,y,vx,ux,r        --columns obs=x,y,vx action=ux reward=r episode=run tim
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,7 @@ def table_blocks(path: Path, source: str, options: ReadOptions, size: int | None
     columns = map_columns(options.columns, present, names[0], reward=options.reward is None)
     if options.reward == "none":
         columns = replace(columns, reward=None)
-    may_sort = "time" in columns.said
-    held = size is None or may_sort
+    held = size is None or columns.may_sort
     tables = [open_table(file, kind, columns.names(), name, held=held) for file, name in zip(files, names, strict=True)]
     metadata: dict[str, Any] = {
         "source": source,
@@ -84,7 +84,7 @@ def table_blocks(path: Path, source: str, options: ReadOptions, size: int | None
         yield from table_episodes(tables, columns, source, stored, metadata, options, size)
         return
     rows = gather_rows(tables, columns, source, stored)
-    yield episodes_of_rows(rows, source, metadata, options, per_file=columns.episode == FILE, may_sort=may_sort)
+    yield episodes_of_rows(rows, source, metadata, options, per_file=columns.episode == FILE, may_sort=columns.may_sort)
 
 
 def describe(columns: Columns) -> dict[str, Any]:
@@ -143,8 +143,9 @@ def open_table(path: Path, kind: str, wanted: Sequence[str], name: str, *, held:
 def _open_csv(path: Path, wanted: list[str], name: str) -> Table:
     """A CSV file, walked through twice: once for its number of rows and the types that hold for all of them.
 
-    Types are taken from its first MiB. Where a later row does not fit them, the file is read whole instead, from which
-    pyarrow finds those that do; that takes several times the memory.
+    Types are taken from its first MiB. Where a later row does not fit them, columns of whole numbers that have a
+    fraction later are numbers with fractions. Where that is not it (names after numbers, true after 1), the file is
+    read whole instead, from which pyarrow finds types that do; that takes several times the memory.
     """
     import pyarrow as pa
     import pyarrow.csv as csv
@@ -157,15 +158,39 @@ def _open_csv(path: Path, wanted: list[str], name: str) -> Table:
         with reading(name, "not readable as CSV"), stream(schema) as reader:
             yield from reader
 
+    def counted(types: Any = None) -> Table:
+        with stream(types) as reader:
+            return Table(name, sum(batch.num_rows for batch in reader), reader.schema, batches(reader.schema))
+
     with reading(name, "not readable as CSV"):
+        with suppress(pa.ArrowInvalid):
+            return counted()
         try:
-            with stream() as reader:
-                return Table(name, sum(batch.num_rows for batch in reader), reader.schema, batches(reader.schema))
+            return counted(_with_fractions(stream))
         except pa.ArrowInvalid:  # the reading of the whole file says whether it is torn
             check_fits(8 * path.stat().st_size, name)  # `0,` are two bytes, their number has eight, and a copy four
             convert = csv.ConvertOptions(include_columns=wanted)
             table = csv.read_csv(path, parse_options=_parsing(path), convert_options=convert)
     return Table(name, table.num_rows, table.schema, iter(table.to_batches(max_chunksize=BLOCK)))
+
+
+def _with_fractions(stream: Callable[[Any], Any]) -> Any:
+    """The types of the first MiB, but for columns of whole numbers there that are not everywhere."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    with stream(None) as reader:
+        schema = reader.schema
+    whole = {field.name for field in schema if pa.types.is_integer(field.type)}
+    others = set()
+    with stream({column: pa.string() for column in whole}) as reader:
+        for batch in reader:
+            for column in whole - others:
+                try:
+                    pc.call_function("utf8_trim_whitespace", [batch[column]]).cast(pa.int64())
+                except pa.ArrowInvalid:
+                    others.add(column)
+    return pa.schema([(field.name, pa.float64() if field.name in others else field.type) for field in schema])
 
 
 def _parquet_batches(path: Path, wanted: list[str], name: str, held: bool) -> Iterator[Any]:
