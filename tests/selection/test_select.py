@@ -20,6 +20,7 @@ from lamo.policy import load_policy
 from lamo.replay import action_errors, replay
 from lamo.selection.pool import gather
 from lamo.selection.rank import SelectSettings, select
+from lamo.selection.tables import terminal
 from lamo.train import train
 
 SMALL = ["--fqe-steps", "20", "--members", "2", "--width", "8", "--batch-size", "16"]
@@ -125,6 +126,14 @@ def test_importance_where_log_probabilities_were_logged(tmp_path: Path, capsys: 
     assert [row["target"] for row in result["policies"]] == [5.0]
     assert main(["select", run, "--quiet", "--method", "importance"]) == 0
     assert "importance-weighted" in capsys.readouterr().out
+    # at 80 columns the three methods do not fit side by side: policies, headings and numbers are whole all the same
+    named = {**result, "policies": [{**row, "policy": "runs/lamo-s0, target 40"} for row in result["policies"]]}
+    for width, times in ((200, 1), (80, 3), (50, 3)):
+        shown = terminal(named, width).split(str(result["data"]["dataset"])[:20])[0]
+        for head in ("FQE value", "importance-weighted", "episodes", "held-out error"):
+            assert shown.count(head) == 1
+        assert shown.count("runs/lamo-s0, target") == shown.count("  1  ") == times and "…" not in shown
+    assert max(map(len, terminal(named, 80).splitlines())) <= 80
 
 
 def test_runs_of_different_data_are_refused_by_name(runs: list[str], tmp_path: Path) -> None:
