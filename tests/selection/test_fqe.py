@@ -33,7 +33,7 @@ def value(episodes: Episodes, name: str, discrete: bool = True, settings: Critic
     pools = bootstrap_pools(len(episodes), settings.members, np.random.default_rng(0))
     answers = next_answers(episodes, replayed)
     critics = fit(episodes, answers, pools, settings, 0, choices=(2,) if discrete else ())
-    values = first_values(critics, episodes, replayed)
+    values = first_values(critics, episodes, replayed.actions)
     assert values.shape == (settings.members, len(episodes))
     return float(values[:, episodes.observations[episodes.offsets[:-1], 0] == 1].mean())
 

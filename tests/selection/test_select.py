@@ -62,7 +62,7 @@ def test_by_the_command_line(runs: list[str], tmp_path: Path, capsys: pytest.Cap
     assert main(["select", *runs, *SMALL, "--json", "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr()
     result = json.loads(told.out)
-    assert told.err.count("lamo select: ") == 6
+    assert told.err.count("lamo select: ") == 7  # six policies and the data's own
     assert result == json.loads((tmp_path / "out" / "selection.json").read_text())
     assert result["methods"] == ["fqe", "holdout"] and result["ranked_by"] == "fqe"
     assert len(result["notes"]) == 1 and result["notes"][0].startswith("No importance-weighted returns: ")
@@ -201,6 +201,24 @@ def test_bad_usage_is_one_line(runs: list[str], tmp_path: Path, capsys: pytest.C
         assert said in err and err.count("\n") == 1
 
 
+def test_the_data_is_valued_beyond_time_limits_as_policies_are(tmp_path: Path) -> None:
+    """Every step pays 1, so all policies are worth 1 / (1 - γ) = 5, while ten steps earn 4.46."""
+    data = toy.write_dataset(tmp_path / "toy.hdf5")
+    with h5py.File(data, "r+") as file:
+        del file["rewards"]
+        file["rewards"] = np.ones(120, np.float32)
+    run = train(experiment(data), tmp_path / "a", quiet=True).path
+    settings = SelectSettings(fqe_steps=400, members=2, width=16, batch_size=32, discount=0.8, learning_rate=1e-2)
+    result = select([run], methods=["fqe"], targets=[5.0], settings=settings)
+    behaviour, policy = result["behaviour"], result["policies"][0]["fqe"]
+    assert behaviour["estimate"] == pytest.approx((1 - 0.8**10) / (1 - 0.8))
+    assert [behaviour["fqe"]["estimate"], policy["estimate"]] == pytest.approx([5, 5], abs=0.2)
+    assert behaviour["fqe"]["low"] <= behaviour["fqe"]["estimate"] <= behaviour["fqe"]["high"]
+    assert f"The data itself: FQE value {behaviour['fqe']['estimate']:.4g} [" in terminal(result, 200)
+    plain = select([train(experiment(data, holdout=0.25), tmp_path / "b", quiet=True).path], methods=["holdout"])
+    assert plain["behaviour"]["fqe"] is None and "The data itself: its episodes earned" in terminal(plain, 200)
+
+
 def test_few_steps_are_read_of_a_large_log(runs: list[str]) -> None:
     from dataclasses import replace
 
@@ -216,7 +234,7 @@ def test_few_steps_are_read_of_a_large_log(runs: list[str]) -> None:
 def test_a_critic_that_diverged_comes_last(
     runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    values = iter([np.full((2, 12), np.nan), np.full((2, 12), 5.0), np.full((2, 12), 4.0)])
+    values = iter([np.full((2, 12), value) for value in (np.nan, 5.0, 4.0, 3.0)])  # of three runs and the data
     monkeypatch.setattr("lamo.selection.rank.first_values", lambda *_: next(values))
     asked = ["--method", "fqe", "--targets", "1", "--json", "--quiet", "--out", str(tmp_path / "out")]
     assert main(["select", *runs, *SMALL, *asked]) == 0

@@ -260,7 +260,9 @@ def bootstrap_pools(episodes: int, members: int, rng: np.random.Generator) -> li
     return [rng.integers(episodes, size=episodes) for _ in range(members)]
 
 
-def first_values(critics: Critics, episodes: Episodes, replayed: Replay) -> np.ndarray:
-    """(members, E): the value of each episode's first state under the policy's answer to it."""
+def first_values(critics: Critics, episodes: Episodes, actions: np.ndarray) -> np.ndarray:
+    """(members, E): the value of each episode's first state under the answer to it, of the answers (N, A) or (N,) to
+    all logged states.
+    """
     first = episodes.offsets[:-1]
-    return critics(episodes.observations[first], replayed.actions[first])
+    return critics(episodes.observations[first], actions[first])

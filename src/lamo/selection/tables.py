@@ -28,10 +28,14 @@ def _number(value: float | None) -> str:
     return DASH if value is None else f"{value:.4g}"
 
 
+def _estimate(found: Mapping[str, Any]) -> str:
+    span = "" if found["low"] is None else f" [{_number(found['low'])}, {_number(found['high'])}]"
+    return f"{_number(found['estimate'])}{span}"
+
+
 def _cells(row: Mapping[str, Any], method: str) -> list[str]:
     found = row[method]
-    span = "" if found["low"] is None else f" [{_number(found['low'])}, {_number(found['high'])}]"
-    cells = [f"{_number(found['estimate'])}{span}", f"{found['best']:.2f}"]
+    cells = [_estimate(found), f"{found['best']:.2f}"]
     return [*cells, f"{found['effective_size']:.1f}"] if method == "importance" else cells
 
 
@@ -48,13 +52,21 @@ def _rows(result: Mapping[str, Any], methods: Sequence[str]) -> tuple[list[str],
     return heads, rows
 
 
+def _of_the_data(result: Mapping[str, Any]) -> str:
+    """What the policies' values are to be compared with: fqe looks beyond time limits, the others do not."""
+    earned, discount = result["behaviour"], result["settings"]["discount"]
+    text = f"its episodes earned {_estimate(earned)} to their ends, discounted (γ = {discount:g})"
+    if earned["fqe"] is None:
+        return f"The data itself: {text}."
+    return f"The data itself: FQE value {_estimate(earned['fqe'])}, beyond time limits as for the policies; {text}."
+
+
 def _lines(result: Mapping[str, Any]) -> list[str]:
-    data, behaviour = result["data"], result["behaviour"]
+    data = result["data"]
     lines = [
         f"{data['dataset']}: {data['episodes']:,} episodes, {data['steps']:,} steps; "
         f"{data['held_out_episodes']:,} that no run was trained on.",
-        f"The data itself: discounted return {_number(behaviour['estimate'])} "
-        f"[{_number(behaviour['low'])}, {_number(behaviour['high'])}] (γ = {result['settings']['discount']:g}).",
+        _of_the_data(result),
         *(SAID[method] for method in result["methods"]),
         "best: share of bootstrap draws of the episodes in which the policy comes first. Intervals are 95 %, "
         f"seed {result['settings']['seed']}.",
