@@ -235,6 +235,10 @@ def test_rewards_are_scaled_by_the_spread_of_returns(small_lm: Path) -> None:
     assert learner("iql", small_lm).reward_scale == pytest.approx(spec().horizon / spread)
     assert learner("iql", small_lm, reward_scaling="none").reward_scale == 1.0
     assert learner("td3bc", small_lm).reward_scale == 1.0
+    for name in ("iql", "td3bc"):
+        less = learner(name, small_lm, reward_scaling="minus-one")
+        assert less.reward_scale == 1.0
+        np.testing.assert_array_equal(less.transitions.at(np.arange(5)).rewards, data.rewards[:5] - 1)
 
 
 def test_the_policys_learning_rate_falls_along_a_cosine() -> None:

@@ -78,10 +78,14 @@ class Baseline:
             episodes = best_episodes(episodes, settings.top_fraction)
         mean, std = episodes.statistics()
         self.statistics = Statistics(mean, std + STD_MARGIN)
-        scaled = getattr(settings, "reward_scaling", "none") == "return-range"
-        self.reward_scale = return_range_scale(episodes, spec.horizon) if scaled else 1.0
+        scaling = getattr(settings, "reward_scaling", "none")
+        self.reward_scale = return_range_scale(episodes, spec.horizon) if scaling == "return-range" else 1.0
         self.transitions = Transitions(
-            episodes, self.statistics, reward_scale=self.reward_scale, following=kind.following
+            episodes,
+            self.statistics,
+            reward_scale=self.reward_scale,
+            reward_shift=-1.0 if scaling == "minus-one" else 0.0,
+            following=kind.following,
         )
         self.scaling: Scaling | None = None
         if spec.action_kind == "continuous":
