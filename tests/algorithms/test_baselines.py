@@ -252,6 +252,22 @@ def test_the_policys_learning_rate_falls_along_a_cosine() -> None:
     assert set(rates(actor_schedule="constant")) == {3e-4}
 
 
+def test_a_cosine_that_is_stretched_by_a_resume_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def agent(steps: int, **changes: Any) -> Baseline:
+        settings = settings_type("iql")(width=8, **changes)
+        return Baseline(settings, spec(), episodes(), batch_size=4, seed=0, steps=steps)
+
+    def resumed(steps: int, **changes: Any) -> str:
+        first = agent(10, **changes)
+        train(first, 10)
+        agent(steps, **changes).load_state_dict(first.state_dict())
+        return capsys.readouterr().err
+
+    said = resumed(20)
+    assert said.count("\n") == 1 and "was 10 steps and is now 20: it leaps from 0.0e+00 to 1.5e-04 at step 10" in said
+    assert resumed(10) == "" and resumed(20, actor_schedule="constant") == ""
+
+
 def test_the_policy_and_the_targets_of_td3bc_wait(small_lm: Path) -> None:
     agent = learner("td3bc", small_lm, policy_delay=3)
     log = train(agent, 6)
