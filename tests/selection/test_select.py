@@ -174,6 +174,15 @@ def test_what_cannot_be_ranked(runs: list[str], data: Path, tmp_path: Path) -> N
         select([train(experiment(one), tmp_path / "one", quiet=True).path])
 
 
+def test_targets_for_policies_that_take_none(data: Path, runs: list[str], tmp_path: Path) -> None:
+    settings = {"steps": 2, "eval_episodes": 0, "holdout": 0.25, "width": 8, "device": "cpu", "env": toy.ENV}
+    bc = train(Experiment.of("bc", dataset=str(data), **settings), tmp_path / "bc", quiet=True).path
+    with pytest.raises(LamoError, match="--targets: no policy of these runs is asked for a return; drop it"):
+        select([bc], methods=["holdout"], targets=[40.0])
+    both = select([bc, runs[0]], methods=["holdout"], targets=[40.0])["policies"]
+    assert {row["target"] for row in both} == {None, 40.0}
+
+
 def test_a_run_named_twice_counts_once(runs: list[str]) -> None:
     result = select([runs[0], f"{runs[0]}/.", runs[1]], methods=["holdout"])
     assert len(result["policies"]) == 4
@@ -194,6 +203,8 @@ def test_bad_usage_is_one_line(runs: list[str], tmp_path: Path, capsys: pytest.C
         (["--out", str(tmp_path / "file")], "is a file"),
         (["--discount", "1"], "--discount 1.0 lies outside"),
         (["--max-steps", "0"], "--max-steps 0 must be at least 1"),
+        (["--sigma", "-1"], "--sigma -1.0 must be a positive number"),
+        (["--epsilon", "nan"], "--epsilon nan lies outside [0, 1]"),
         (["--method", "magic"], "magic"),
     ):
         assert main(["select", runs[0], *options]) == 2

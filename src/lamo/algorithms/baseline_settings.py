@@ -22,7 +22,7 @@ def _need_positive(settings: Any, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if value is not None and not 0 < value < float("inf"):
-            raise LamoError(f"{_flag(name)} {value} must be positive")
+            raise LamoError(f"{_flag(name)} {value} must be a positive number")
 
 
 def _need_at_least_one(settings: Any, *names: str) -> None:

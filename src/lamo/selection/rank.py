@@ -43,6 +43,10 @@ class SelectSettings(CriticSettings):
         super().__post_init__()
         if self.max_steps < 1:
             raise LamoError(f"--max-steps {self.max_steps} must be at least 1")
+        if not 0 <= self.epsilon <= 1:
+            raise LamoError(f"--epsilon {self.epsilon} lies outside [0, 1]")
+        if not 0 < self.sigma < float("inf"):
+            raise LamoError(f"--sigma {self.sigma} must be a positive number")
         if self.seed < 0:
             raise LamoError(f"--seed {self.seed} must be at least 0")
 
@@ -83,6 +87,9 @@ def select(
         raise LamoError("no run to choose from: give one run folder or more")
     pool = gather([*runs, *beside], dataset)
     ranked = {Path(run).resolve() for run in runs}
+    asking = [one for one in pool.entrants if one.path.resolve() in ranked and one.experiment.conditioned]
+    if targets is not None and not asking:
+        raise LamoError("--targets: no policy of these runs is asked for a return; drop it")
     wanted, notes = _methods(methods, pool)
     rng = np.random.default_rng((settings.seed, POOL_STREAM))
     episodes = pool.episodes.select(within(pool.episodes, settings.max_steps, rng))
