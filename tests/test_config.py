@@ -72,6 +72,25 @@ def test_published_settings_are_those_of_the_row() -> None:
     assert Experiment(preset="lamo").published["context"] == 20
 
 
+def test_published_settings_of_baselines_are_those_of_the_row() -> None:
+    def told(task: str | None, preset: str = "iql") -> tuple[float, float, float, str]:
+        of = Experiment(preset=preset, task=task).algorithm
+        return of.expectile, of.temperature, of.dropout, of.reward_scaling
+
+    locomotion = (0.7, 3.0, 0.0, "return-range")
+    for task in (None, "hopper-medium", "walker2d-expert", "halfcheetah-medium-replay", "ant-medium"):
+        assert told(task) == locomotion
+    assert told("kitchen-partial") == told("pen-human") == told("relocate-expert") == (0.7, 0.5, 0.1, "none")
+    assert told("antmaze-large-play") == (0.9, 10.0, 0.0, "minus-one")
+    assert told("pointmaze-umaze") == (0.7, 3.0, 0.0, "none")
+    assert Experiment(preset="td3bc", task="antmaze-umaze").algorithm.reward_scaling == "minus-one"
+    assert Experiment(preset="td3bc", task="kitchen-mixed").algorithm.reward_scaling == "none"
+    given = Experiment.of("iql", "antmaze-umaze", temperature=4.0)
+    assert given.algorithm.temperature == 4.0 and given.algorithm.expectile == 0.9
+    assert given.published["temperature"] == 10.0 and Experiment(preset="iql").published["temperature"] == 3.0
+    assert Experiment.from_json(given.to_json()) == given
+
+
 def test_unknown_names_say_the_nearest() -> None:
     with pytest.raises(LamoError, match="did you mean lamo"):
         Experiment(preset="lmao")

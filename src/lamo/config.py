@@ -127,8 +127,8 @@ class Experiment:
             raise LamoError(f"unknown preset {self.preset!r}; {nearest(self.preset, PRESETS)}")
         task = get_task(self.task) if self.task is not None else None
         kind = preset_algorithm(self.preset)
-        # A task's published settings are those of return-conditioned models; other methods share only their names.
-        row = dict(task.settings) if task and kind.conditioned else {}
+        # A task's `settings` are those of return-conditioned models; other methods share only their names.
+        row = {} if not task else task.settings if kind.conditioned else task.baselines.get(PRESETS[self.preset][0], {})
         fill: dict[str, Any] = {name: row.get(name, getattr(kind, name)) for name in ("steps", "batch_size")}
         fill["algorithm"] = preset_settings(self.preset, **row)[1]
         if task:
@@ -182,9 +182,9 @@ class Experiment:
         """What preset and task say, by flat name, of the settings that some row of the table of tasks sets."""
         plain = Experiment(preset=self.preset, task=self.task)
         values = {"steps": plain.steps, "batch_size": plain.batch_size, **asdict(plain.algorithm)}
-        return {
-            name: values[name] for name in sorted({n for row in TASKS.values() for n in row.settings} & values.keys())
-        }
+        own = PRESETS[self.preset][0]
+        named = {name for task in TASKS.values() for name in (*task.settings, *task.baselines.get(own, ()))}
+        return {name: values[name] for name in sorted(named & values.keys())}
 
     @property
     def dataset_name(self) -> str | None:

@@ -81,7 +81,7 @@ class PretrainSettings:
             raise LamoError(f"--width {self.width} is not divisible by --heads {self.heads}; choose a divisor")
         for name in ("learning_rate", "matrix_learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
-                raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive")
+                raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be a positive number")
         for name in ("seed", "warmup"):
             if getattr(self, name) < 0:
                 raise LamoError(f"--{name} {getattr(self, name)} must not be negative")

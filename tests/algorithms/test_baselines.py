@@ -152,8 +152,9 @@ def test_cartpole_is_played_better_than_in_the_data(preset: str, cartpole: Episo
         ("iql", {"expectile": 0.0}, r"--expectile 0.0 must lie in \(0, 1\)"),
         ("iql", {"expectile": 1.0}, "--expectile 1.0"),
         ("iql", {"expectile": float("nan")}, "--expectile nan"),
-        ("iql", {"temperature": 0.0}, "--temperature 0.0 must be positive"),
-        ("iql", {"temperature": -3.0}, "--temperature -3.0 must be positive"),
+        ("iql", {"temperature": 0.0}, "--temperature 0.0 must be a positive number"),
+        ("iql", {"temperature": -3.0}, "--temperature -3.0 must be a positive number"),
+        ("iql", {"temperature": float("inf")}, "--temperature inf must be a positive number"),
         ("iql", {"weight_clip": 0.0}, "--weight-clip"),
         ("iql", {"dropout": 1.0}, "--dropout"),
         ("iql", {"actor_learning_rate": 0.0}, "--actor-learning-rate"),
@@ -235,6 +236,10 @@ def test_rewards_are_scaled_by_the_spread_of_returns(small_lm: Path) -> None:
     assert learner("iql", small_lm).reward_scale == pytest.approx(spec().horizon / spread)
     assert learner("iql", small_lm, reward_scaling="none").reward_scale == 1.0
     assert learner("td3bc", small_lm).reward_scale == 1.0
+    for name in ("iql", "td3bc"):
+        less = learner(name, small_lm, reward_scaling="minus-one")
+        assert less.reward_scale == 1.0
+        np.testing.assert_array_equal(less.transitions.at(np.arange(5)).rewards, data.rewards[:5] - 1)
 
 
 def test_the_policys_learning_rate_falls_along_a_cosine() -> None:
@@ -246,6 +251,22 @@ def test_the_policys_learning_rate_falls_along_a_cosine() -> None:
     expected = [0.5 * (1 + np.cos(np.pi * t / 10)) * 3e-4 for t in range(10)]
     np.testing.assert_allclose(rates(), expected)
     assert set(rates(actor_schedule="constant")) == {3e-4}
+
+
+def test_a_cosine_that_is_stretched_by_a_resume_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def agent(steps: int, **changes: Any) -> Baseline:
+        settings = settings_type("iql")(width=8, **changes)
+        return Baseline(settings, spec(), episodes(), batch_size=4, seed=0, steps=steps)
+
+    def resumed(steps: int, **changes: Any) -> str:
+        first = agent(10, **changes)
+        train(first, 10)
+        agent(steps, **changes).load_state_dict(first.state_dict())
+        return capsys.readouterr().err
+
+    said = resumed(20)
+    assert said.count("\n") == 1 and "was 10 steps and is now 20: it leaps from 0.0e+00 to 1.5e-04 at step 10" in said
+    assert resumed(10) == "" and resumed(20, actor_schedule="constant") == ""
 
 
 def test_the_policy_and_the_targets_of_td3bc_wait(small_lm: Path) -> None:

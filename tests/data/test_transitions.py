@@ -55,14 +55,14 @@ def test_every_transition_equals_the_naive_one(make_episodes, shapes, discrete, 
         with pytest.raises(LamoError, match="--preset bc"):
             Transitions(episodes)
         return
-    transitions = Transitions(episodes, reward_scale=2.0)
+    transitions = Transitions(episodes, reward_scale=2.0, reward_shift=-1.0)
     assert transitions.count == len(expected)
     rows = np.array(sorted(expected))
     batch = transitions.at(rows)
     mean, std = episodes.statistics()
     np.testing.assert_allclose(batch.observations, (episodes.observations[rows] - mean) / std, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(batch.actions, episodes.actions[rows])
-    np.testing.assert_array_equal(batch.rewards, episodes.rewards[rows] * 2)
+    np.testing.assert_array_equal(batch.rewards, episodes.rewards[rows] * 2 - 1)
     for i, row in enumerate(rows):
         np.testing.assert_allclose(batch.next_observations[i], expected[row][0], rtol=1e-4, atol=1e-5)
         assert batch.terminated[i] == expected[row][1]

@@ -33,7 +33,7 @@ def value(episodes: Episodes, name: str, discrete: bool = True, settings: Critic
     pools = bootstrap_pools(len(episodes), settings.members, np.random.default_rng(0))
     answers = next_answers(episodes, replayed)
     critics = fit(episodes, answers, pools, settings, 0, choices=(2,) if discrete else ())
-    values = first_values(critics, episodes, replayed)
+    values = first_values(critics, episodes, replayed.actions)
     assert values.shape == (settings.members, len(episodes))
     return float(values[:, episodes.observations[episodes.offsets[:-1], 0] == 1].mean())
 
@@ -101,6 +101,26 @@ def test_values_stay_within_reach_of_the_rewards(rng: np.random.Generator) -> No
     wild = replace(SETTINGS, learning_rate=0.5, fqe_steps=200, target_rate=1.0)
     critics = fit(episodes, answers, [np.arange(10)], wild, 0, choices=(2,))
     assert np.abs(critics(episodes.observations, episodes.actions)).max() < 3 * 2 / (1 - DISCOUNT)
+
+
+def test_a_small_log_that_nothing_ends_is_worth_no_less_than_its_least_reward_for_ever(
+    rng: np.random.Generator,
+) -> None:
+    """Every step pays 1: with γ = 0.99 anything is worth 100, where twenty steps earn 18."""
+    steps = 20 * 20
+    episodes = Episodes(
+        observations=rng.normal(size=(steps, 6)).astype(np.float32),
+        actions=rng.uniform(-1, 1, (steps, 2)).astype(np.float32),
+        rewards=np.ones(steps, np.float32),
+        offsets=np.arange(21) * 20,
+        terminated=np.zeros(20, bool),
+        truncated=np.ones(20, bool),
+        ids=np.arange(20),
+    )
+    settings = replace(SETTINGS, discount=0.99)
+    pools = bootstrap_pools(20, 2, np.random.default_rng(0))
+    critics = fit(episodes, rng.uniform(-1, 1, (steps, 2)).astype(np.float32), pools, settings, 0)
+    assert first_values(critics, episodes, episodes.actions).mean() == pytest.approx(100, rel=0.05)
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.floats(0, 0.99), st.integers(0, 99))

@@ -113,10 +113,6 @@ def test_vectors(rng: np.random.Generator) -> None:
 def test_refusals() -> None:
     with pytest.raises(LamoError, match="does not hold the log-probabilities"):
         weighted_return(replace(two_steps(), log_probs=None), np.zeros(5), 0.9)
-    with pytest.raises(LamoError, match="--sigma 0"):
-        log_likelihood(np.zeros((1, 1)), np.zeros((1, 1)), epsilon=0.1, sigma=0)
-    with pytest.raises(LamoError, match="--epsilon 2"):
-        log_likelihood(np.zeros(1), np.zeros(1), epsilon=2, sigma=1, choices=(2,))
 
 
 def test_draws_repeat_whether_or_not_they_are_kept(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:

@@ -20,6 +20,7 @@ from lamo.policy import load_policy
 from lamo.replay import action_errors, replay
 from lamo.selection.pool import gather
 from lamo.selection.rank import SelectSettings, select
+from lamo.selection.tables import terminal
 from lamo.train import train
 
 SMALL = ["--fqe-steps", "20", "--members", "2", "--width", "8", "--batch-size", "16"]
@@ -61,7 +62,7 @@ def test_by_the_command_line(runs: list[str], tmp_path: Path, capsys: pytest.Cap
     assert main(["select", *runs, *SMALL, "--json", "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr()
     result = json.loads(told.out)
-    assert told.err.count("lamo select: ") == 6
+    assert told.err.count("lamo select: ") == 7  # six policies and the data's own
     assert result == json.loads((tmp_path / "out" / "selection.json").read_text())
     assert result["methods"] == ["fqe", "holdout"] and result["ranked_by"] == "fqe"
     assert len(result["notes"]) == 1 and result["notes"][0].startswith("No importance-weighted returns: ")
@@ -125,6 +126,14 @@ def test_importance_where_log_probabilities_were_logged(tmp_path: Path, capsys: 
     assert [row["target"] for row in result["policies"]] == [5.0]
     assert main(["select", run, "--quiet", "--method", "importance"]) == 0
     assert "importance-weighted" in capsys.readouterr().out
+    # at 80 columns the three methods do not fit side by side: policies, headings and numbers are whole all the same
+    named = {**result, "policies": [{**row, "policy": "runs/lamo-s0, target 40"} for row in result["policies"]]}
+    for width, times in ((200, 1), (80, 3), (50, 3)):
+        shown = terminal(named, width).split(str(result["data"]["dataset"])[:20])[0]
+        for head in ("FQE value", "importance-weighted", "episodes", "held-out error"):
+            assert shown.count(head) == 1
+        assert shown.count("runs/lamo-s0, target") == shown.count("  1  ") == times and "…" not in shown
+    assert max(map(len, terminal(named, 80).splitlines())) <= 80
 
 
 def test_runs_of_different_data_are_refused_by_name(runs: list[str], tmp_path: Path) -> None:
@@ -165,6 +174,15 @@ def test_what_cannot_be_ranked(runs: list[str], data: Path, tmp_path: Path) -> N
         select([train(experiment(one), tmp_path / "one", quiet=True).path])
 
 
+def test_targets_for_policies_that_take_none(data: Path, runs: list[str], tmp_path: Path) -> None:
+    settings = {"steps": 2, "eval_episodes": 0, "holdout": 0.25, "width": 8, "device": "cpu", "env": toy.ENV}
+    bc = train(Experiment.of("bc", dataset=str(data), **settings), tmp_path / "bc", quiet=True).path
+    with pytest.raises(LamoError, match="--targets: no policy of these runs is asked for a return; drop it"):
+        select([bc], methods=["holdout"], targets=[40.0])
+    both = select([bc, runs[0]], methods=["holdout"], targets=[40.0])["policies"]
+    assert {row["target"] for row in both} == {None, 40.0}
+
+
 def test_a_run_named_twice_counts_once(runs: list[str]) -> None:
     result = select([runs[0], f"{runs[0]}/.", runs[1]], methods=["holdout"])
     assert len(result["policies"]) == 4
@@ -185,11 +203,31 @@ def test_bad_usage_is_one_line(runs: list[str], tmp_path: Path, capsys: pytest.C
         (["--out", str(tmp_path / "file")], "is a file"),
         (["--discount", "1"], "--discount 1.0 lies outside"),
         (["--max-steps", "0"], "--max-steps 0 must be at least 1"),
+        (["--sigma", "-1"], "--sigma -1.0 must be a positive number"),
+        (["--epsilon", "nan"], "--epsilon nan lies outside [0, 1]"),
         (["--method", "magic"], "magic"),
     ):
         assert main(["select", runs[0], *options]) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1
+
+
+def test_the_data_is_valued_beyond_time_limits_as_policies_are(tmp_path: Path) -> None:
+    """Every step pays 1, so all policies are worth 1 / (1 - γ) = 5, while ten steps earn 4.46."""
+    data = toy.write_dataset(tmp_path / "toy.hdf5")
+    with h5py.File(data, "r+") as file:
+        del file["rewards"]
+        file["rewards"] = np.ones(120, np.float32)
+    run = train(experiment(data), tmp_path / "a", quiet=True).path
+    settings = SelectSettings(fqe_steps=400, members=2, width=16, batch_size=32, discount=0.8, learning_rate=1e-2)
+    result = select([run], methods=["fqe"], targets=[5.0], settings=settings)
+    behaviour, policy = result["behaviour"], result["policies"][0]["fqe"]
+    assert behaviour["estimate"] == pytest.approx((1 - 0.8**10) / (1 - 0.8))
+    assert [behaviour["fqe"]["estimate"], policy["estimate"]] == pytest.approx([5, 5], abs=0.2)
+    assert behaviour["fqe"]["low"] <= behaviour["fqe"]["estimate"] <= behaviour["fqe"]["high"]
+    assert f"The data itself: FQE value {behaviour['fqe']['estimate']:.4g} [" in terminal(result, 200)
+    plain = select([train(experiment(data, holdout=0.25), tmp_path / "b", quiet=True).path], methods=["holdout"])
+    assert plain["behaviour"]["fqe"] is None and "The data itself: its episodes earned" in terminal(plain, 200)
 
 
 def test_few_steps_are_read_of_a_large_log(runs: list[str]) -> None:
@@ -207,7 +245,7 @@ def test_few_steps_are_read_of_a_large_log(runs: list[str]) -> None:
 def test_a_critic_that_diverged_comes_last(
     runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    values = iter([np.full((2, 12), np.nan), np.full((2, 12), 5.0), np.full((2, 12), 4.0)])
+    values = iter([np.full((2, 12), value) for value in (np.nan, 5.0, 4.0, 3.0)])  # of three runs and the data
     monkeypatch.setattr("lamo.selection.rank.first_values", lambda *_: next(values))
     asked = ["--method", "fqe", "--targets", "1", "--json", "--quiet", "--out", str(tmp_path / "out")]
     assert main(["select", *runs, *SMALL, *asked]) == 0

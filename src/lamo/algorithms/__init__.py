@@ -43,7 +43,8 @@ class Algorithm(NamedTuple):
     steps: int = 10_000
     """Gradient steps, unless told otherwise."""
     conditioned: bool = True
-    """Whether its policy is asked for a return. If so, a task's row speaks to it too: targets, published settings."""
+    """Whether its policy is asked for a return. If so, a task's targets and published `settings` are for it; if not,
+    what the row's `baselines` say of it."""
 
 
 def _baseline(settings: type) -> Algorithm:

@@ -22,7 +22,7 @@ def _need_positive(settings: Any, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if value is not None and not 0 < value < float("inf"):
-            raise LamoError(f"{_flag(name)} {value} must be positive")
+            raise LamoError(f"{_flag(name)} {value} must be a positive number")
 
 
 def _need_at_least_one(settings: Any, *names: str) -> None:
@@ -83,9 +83,9 @@ class ValueSettings:
     """γ: what a reward one step later is worth."""
     polyak: float = 0.005
     """Share by which the target networks move towards the trained ones after each update."""
-    reward_scaling: Literal["return-range", "none"] = "none"
+    reward_scaling: Literal["return-range", "minus-one", "none"] = "none"
     """return-range multiplies rewards by horizon / (highest - lowest return in the data), so that their size does not
-    depend on the task; none leaves them as they are."""
+    depend on the task; minus-one subtracts 1 from each; none leaves them as they are."""
 
     def __post_init__(self) -> None:
         _need_at_least_one(self, "layers", "width")
@@ -116,9 +116,9 @@ class IQLSettings(ValueSettings):
     """How the policy's learning rate goes: to 0 along a cosine over the steps of the run, or not at all."""
     critic_learning_rate: float = 3e-4
     """Adam's learning rate of Q and V."""
-    reward_scaling: Literal["return-range", "none"] = "return-range"
+    reward_scaling: Literal["return-range", "minus-one", "none"] = "return-range"
     """return-range multiplies rewards by horizon / (highest - lowest return in the data), as published for locomotion;
-    none leaves them as they are."""
+    minus-one subtracts 1 from each (AntMaze); none leaves them as they are (Kitchen and Adroit)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -218,9 +218,9 @@ class NFQSettings:
     """γ: what a reward one step later is worth."""
     learning_rate: float = 3e-4
     """Learning rate of Adam."""
-    reward_scaling: Literal["return-range", "none"] = "none"
-    """return-range multiplies rewards by horizon / (highest - lowest return in the data); none leaves them as they
-    are."""
+    reward_scaling: Literal["return-range", "minus-one", "none"] = "none"
+    """return-range multiplies rewards by horizon / (highest - lowest return in the data); minus-one subtracts 1 from
+    each; none leaves them as they are."""
 
     def __post_init__(self) -> None:
         _need_at_least_one(self, "iteration_steps", "layers", "width")

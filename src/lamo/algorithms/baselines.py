@@ -20,14 +20,14 @@ from lamo.algorithms.bcq import BCQ, ChoiceBCQ
 from lamo.algorithms.cql import CQL, ChoiceCQL
 from lamo.algorithms.deployed import Deployed, observed
 from lamo.algorithms.iql import IQL
-from lamo.algorithms.method import Batch, Chunks, Method
+from lamo.algorithms.method import Batch, Chunks, Method, cosine
 from lamo.algorithms.nfq import NFQ
 from lamo.algorithms.td3bc import TD3BC
 from lamo.config import Spec
 from lamo.data.actions import KIND_WORDS, Scaling, action_scaling
 from lamo.data.episodes import Episodes, Statistics
 from lamo.data.transitions import ChunkBatch, TransitionBatch, Transitions, best_episodes, return_range_scale
-from lamo.errors import LamoError
+from lamo.errors import LamoError, warn
 from lamo.models.choices import likeliest
 from lamo.models.cpu import keep_freed_memory
 
@@ -78,10 +78,14 @@ class Baseline:
             episodes = best_episodes(episodes, settings.top_fraction)
         mean, std = episodes.statistics()
         self.statistics = Statistics(mean, std + STD_MARGIN)
-        scaled = getattr(settings, "reward_scaling", "none") == "return-range"
-        self.reward_scale = return_range_scale(episodes, spec.horizon) if scaled else 1.0
+        scaling = getattr(settings, "reward_scaling", "none")
+        self.reward_scale = return_range_scale(episodes, spec.horizon) if scaling == "return-range" else 1.0
         self.transitions = Transitions(
-            episodes, self.statistics, reward_scale=self.reward_scale, following=kind.following
+            episodes,
+            self.statistics,
+            reward_scale=self.reward_scale,
+            reward_shift=-1.0 if scaling == "minus-one" else 0.0,
+            following=kind.following,
         )
         self.scaling: Scaling | None = None
         if spec.action_kind == "continuous":
@@ -122,10 +126,12 @@ class Baseline:
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for i, values in self.model.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in values.items()}
-        return state | {"steps": torch.tensor(self.steps)}
+        return state | {"steps": torch.tensor(self.steps), "total_steps": torch.tensor(self.model.total_steps)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state_dict`. Raises `LamoError` if the state is of another model."""
+        """The inverse of `state_dict`. Raises `LamoError` if the state is of another model, and warns where a learning
+        rate that falls over the run leaps because the run has another length now.
+        """
         own = self.model.state_dict()
         given = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
         if given.keys() != own.keys() or any(given[name].shape != own[name].shape for name in own):
@@ -138,6 +144,14 @@ class Baseline:
                 moments.setdefault(int(i), {})[field] = value
         self.model.optimizer.load_state_dict({**self.model.optimizer.state_dict(), "state": moments})
         self.steps = int(state["steps"])
+        before, now = int(state.get("total_steps", self.model.total_steps)), self.model.total_steps
+        if before != now and getattr(self.settings, "actor_schedule", "constant") == "cosine":
+            was, becomes = (self.settings.actor_learning_rate * cosine(self.steps, total) for total in (before, now))
+            warn(
+                f"the policy's learning rate falls to 0 along a cosine over the run, which was {before} steps and is "
+                f"now {now}: it leaps from {was:.1e} to {becomes:.1e} at step {self.steps}, not as in a run of "
+                f"{now} steps from the start"
+            )
 
     def summary(self) -> dict[str, Any]:
         """Parameter counts (target networks are frozen), transitions, and the factor on rewards."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lamo.algorithms.baseline_settings import IQLSettings
 from lamo.algorithms.losses import advantage_weights, bootstrap, expectile_loss, squared_errors
-from lamo.algorithms.method import Batch, Method
+from lamo.algorithms.method import Batch, Method, cosine
 from lamo.config import Spec
 from lamo.models.mlp import (
     ChoiceActor,
@@ -74,7 +74,7 @@ class IQL(Method):
     def update(self, batch: Batch, step: int) -> dict[str, Tensor]:
         if self.settings.actor_schedule == "cosine":
             group = self.optimizer.param_groups[0]
-            group["lr"] = group["peak"] * self.cosine(step)
+            group["lr"] = group["peak"] * cosine(step, self.total_steps)
         losses = self.losses(batch)
         loss = losses["critic_loss"] + losses["value_loss"] + losses["actor_loss"]
         self.descend((loss, self.trained))

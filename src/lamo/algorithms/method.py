@@ -103,6 +103,7 @@ class Method(nn.Module):
         for target, trained in self.targets:
             average(target, trained, None)
 
-    def cosine(self, step: int) -> float:
-        """From 1 to 0 along half a cosine over the run."""
-        return 0.5 * (1 + math.cos(math.pi * min(step, self.total_steps) / max(1, self.total_steps)))
+
+def cosine(step: int, total: int) -> float:
+    """From 1 to 0 along half a cosine over `total` steps."""
+    return 0.5 * (1 + math.cos(math.pi * min(step, total) / max(1, total)))

@@ -30,7 +30,7 @@ class TransitionBatch(NamedTuple):
     actions: np.ndarray
     """(B, A) float32, (B,) int64 for discrete actions or (B, A) int64 for several choices at once."""
     rewards: np.ndarray
-    """(B,) float32, times the reward scale."""
+    """(B,) float32, times the reward scale, plus the reward shift."""
     next_observations: np.ndarray
     """(B, S) float32, standardised as observations are; 0 where the episode terminated and they are unknown."""
     terminated: np.ndarray
@@ -59,6 +59,7 @@ class Transitions:
         statistics: Statistics | None = None,
         *,
         reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
         normalise: bool = True,
         following: bool = True,
     ) -> None:
@@ -80,7 +81,7 @@ class Transitions:
         self.episodes, self.following = episodes, following
         self._shift = statistics.mean if normalise else None
         self._scale = np.float32(1) / statistics.std
-        self._reward_scale = np.float32(reward_scale)
+        self._reward_scale, self._reward_shift = np.float32(reward_scale), np.float32(reward_shift)
         self._arrays = (episodes.observations, episodes.actions, episodes.rewards)
         if not episodes.mapped:  # `take` copies all of an array that is not contiguous, at every batch
             self._arrays = tuple(map(np.ascontiguousarray, self._arrays))
@@ -119,6 +120,8 @@ class Transitions:
         observations, actions, rewards = take_rows(self._arrays, rows)
         if self._reward_scale != 1:
             rewards *= self._reward_scale
+        if self._reward_shift != 0:
+            rewards += self._reward_shift
         observations = self._standardised(observations)
         following, terminated = np.zeros_like(observations), np.zeros(len(rows), np.float32)
         if self.following:

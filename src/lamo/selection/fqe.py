@@ -183,7 +183,7 @@ def fit(
     following = scaling(steps.next_observations, answers[steps.rows])
     rewards = episodes.rewards[steps.rows].astype(np.float64)
     shift, scale = _magnitude(episodes, settings.discount)
-    low, high = _reachable(rewards, settings.discount)
+    low, high = _reachable(rewards, settings.discount, ends=bool(episodes.terminated.any()))
     floor, ceiling = (low - shift) / scale, (high - shift) / scale
     # In the network's units, y = shift + scale · q: what it is to be without what comes after, and the factor of that.
     constant = torch.from_numpy((rewards + settings.discount * shift * steps.goes_on - shift) / scale).float()
@@ -249,10 +249,13 @@ def discounted(episodes: Episodes, discount: float) -> np.ndarray:
     return out
 
 
-def _reachable(rewards: np.ndarray, discount: float) -> tuple[float, float]:
-    """No value lies beyond the smallest and the largest reward for ever, or once: a critic's targets are cut there."""
+def _reachable(rewards: np.ndarray, discount: float, ends: bool) -> tuple[float, float]:
+    """No value lies beyond the smallest and the largest reward for ever, or where an environment `ends` episodes, once:
+    a critic's targets are cut there.
+    """
     low, high = float(rewards.min()), float(rewards.max())
-    return min(low, low / (1 - discount)), max(high, high / (1 - discount))
+    least, most = low / (1 - discount), high / (1 - discount)
+    return (min(low, least), max(high, most)) if ends else (least, most)
 
 
 def bootstrap_pools(episodes: int, members: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -260,7 +263,9 @@ def bootstrap_pools(episodes: int, members: int, rng: np.random.Generator) -> li
     return [rng.integers(episodes, size=episodes) for _ in range(members)]
 
 
-def first_values(critics: Critics, episodes: Episodes, replayed: Replay) -> np.ndarray:
-    """(members, E): the value of each episode's first state under the policy's answer to it."""
+def first_values(critics: Critics, episodes: Episodes, actions: np.ndarray) -> np.ndarray:
+    """(members, E): the value of each episode's first state under the answer to it, of the answers (N, A) or (N,) to
+    all logged states.
+    """
     first = episodes.offsets[:-1]
-    return critics(episodes.observations[first], replayed.actions[first])
+    return critics(episodes.observations[first], actions[first])

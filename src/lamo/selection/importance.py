@@ -42,17 +42,13 @@ def log_likelihood(
 ) -> np.ndarray:
     """(N,) float64: log-probability of the logged actions under the policy with its chance added.
 
-    `asked` and `logged` (N, A) float32, or (N,) or (N, A) of so many choices per component. `sigma` in standard
-    deviations of the logged actions, number by number. -inf where it would never act so.
+    `asked` and `logged` (N, A) float32, or (N,) or (N, A) of so many choices per component. `epsilon` in [0, 1];
+    `sigma`, above 0, in standard deviations of the logged actions, number by number. -inf where it would never act so.
     """
     if choices:
-        if not 0 <= epsilon <= 1:
-            raise LamoError(f"--epsilon {epsilon} lies outside [0, 1]")
         with np.errstate(divide="ignore"):
             same = (asked == logged).reshape(len(logged), -1)
             return np.log(same * (1.0 - epsilon) + epsilon / np.asarray(choices)).sum(axis=1)
-    if not 0 < sigma < float("inf"):
-        raise LamoError(f"--sigma {sigma} must be a positive number")
     scale = sigma * np.maximum(logged.std(axis=0, dtype=np.float64), 1e-6)
     z = (logged.astype(np.float64) - asked) / scale
     return (-0.5 * np.square(z) - np.log(scale) - 0.5 * np.log(2 * np.pi)).sum(axis=1)

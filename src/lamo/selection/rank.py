@@ -14,7 +14,7 @@ from lamo.errors import LamoError
 from lamo.policy import Policy, load_policy
 from lamo.replay import holdout_errors, replay
 from lamo.selection.bootstrap import LEVEL, RESAMPLES, Bootstrap, finite, interval
-from lamo.selection.fqe import CriticSettings, bootstrap_pools, discounted, first_values, fit, next_answers
+from lamo.selection.fqe import CriticSettings, bootstrap_pools, discounted, first_values, fit, next_answers, next_logged
 from lamo.selection.importance import log_likelihood, weighted_return
 from lamo.selection.pool import Entrant, Pool, gather, within
 
@@ -43,6 +43,10 @@ class SelectSettings(CriticSettings):
         super().__post_init__()
         if self.max_steps < 1:
             raise LamoError(f"--max-steps {self.max_steps} must be at least 1")
+        if not 0 <= self.epsilon <= 1:
+            raise LamoError(f"--epsilon {self.epsilon} lies outside [0, 1]")
+        if not 0 < self.sigma < float("inf"):
+            raise LamoError(f"--sigma {self.sigma} must be a positive number")
         if self.seed < 0:
             raise LamoError(f"--seed {self.seed} must be at least 0")
 
@@ -73,7 +77,9 @@ def select(
     errors. `dataset` says where the data lies now, if it has moved. `beside`: runs that are not ranked, but whose data
     counts like that of those that are, so that a long ranking can be made run by run. Returns a JSON-able dict:
     {"data", "settings", "ranked_by", "policies": [one per policy, the best first], "behaviour", "notes"}; the values of
-    fqe and importance are discounted returns. Equal arguments give equal numbers. Raises `LamoError` for what `gather`
+    fqe and importance are discounted returns. "behaviour" is what the logged episodes earned themselves, and under
+    "fqe" the value of the policy that acted in them, which goes on where a time limit cut them as those of policies do
+    (None without fqe). Equal arguments give equal numbers. Raises `LamoError` for what `gather`
     refuses.
     """
     settings = settings or SelectSettings()
@@ -81,6 +87,9 @@ def select(
         raise LamoError("no run to choose from: give one run folder or more")
     pool = gather([*runs, *beside], dataset)
     ranked = {Path(run).resolve() for run in runs}
+    asking = [one for one in pool.entrants if one.path.resolve() in ranked and one.experiment.conditioned]
+    if targets is not None and not asking:
+        raise LamoError("--targets: no policy of these runs is asked for a return; drop it")
     wanted, notes = _methods(methods, pool)
     rng = np.random.default_rng((settings.seed, POOL_STREAM))
     episodes = pool.episodes.select(within(pool.episodes, settings.max_steps, rng))
@@ -115,6 +124,11 @@ def select(
     rows.sort(key=lambda row: (row[wanted[0]]["rank"], row["policy"]))
     earned = discounted(episodes, settings.discount)[episodes.offsets[:-1]]
     behaviour = interval(float(earned.mean()), draws.episodes.means(earned[:, None])[:, 0])
+    valued = None
+    if "fqe" in wanted:
+        if progress:
+            progress("the data's own policy")
+        valued = _behaviour_value(episodes, pool.entrants[0].spec.choices, settings, draws)
     return {
         "format": 1,
         "data": {
@@ -128,7 +142,7 @@ def select(
         "ranked_by": wanted[0],
         "methods": list(wanted),
         "policies": rows,
-        "behaviour": behaviour,
+        "behaviour": {**behaviour, "fqe": valued},
         "notes": notes,
     }
 
@@ -195,8 +209,8 @@ def _values(
     if "fqe" in wanted:
         answers = next_answers(episodes, replayed)
         critics = fit(episodes, answers, draws.pools, settings, settings.seed, choices=choices)
-        values = first_values(critics, episodes, replayed)  # (members, E)
-        drawn = draws.episodes.means(values.T)[np.arange(RESAMPLES), draws.members]
+        values = first_values(critics, episodes, replayed.actions)  # (members, E)
+        drawn = _drawn(values, draws)
         numbers = interval(float(values.mean()), drawn)
         found["fqe"] = {**numbers, "members": [finite(value) for value in values.mean(axis=1).tolist()]}, drawn
     if "importance" in wanted:
@@ -207,6 +221,26 @@ def _values(
         numbers = interval(weighted.value, weighted.resampled)
         found["importance"] = {**numbers, "effective_size": weighted.effective_size}, weighted.resampled
     return found
+
+
+def _behaviour_value(
+    episodes: Episodes, choices: Sequence[int], settings: SelectSettings, draws: _Draws
+) -> dict[str, Any] | None:
+    """What the policy that acted in the log is worth by fitted Q evaluation. None where too few steps say what it did
+    next.
+    """
+    answers, known = next_logged(episodes)
+    try:
+        critics = fit(episodes, answers, draws.pools, settings, settings.seed, known=known, choices=choices)
+    except LamoError:
+        return None
+    values = first_values(critics, episodes, episodes.actions)  # (members, E)
+    return interval(float(values.mean()), _drawn(values, draws))
+
+
+def _drawn(values: np.ndarray, draws: _Draws) -> np.ndarray:
+    """(members, E) -> (B,): the mean over the episodes of each draw by the critic that it asks."""
+    return draws.episodes.means(values.T)[np.arange(RESAMPLES), draws.members]
 
 
 def _held_out(policy: Policy, unseen: Episodes, bootstrap: Bootstrap) -> tuple[dict[str, Any], np.ndarray]:
