@@ -103,8 +103,9 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None, known: Spec 
         obs_keys=experiment.obs_keys,
         action_nvec=facts.choices if episodes.action_kind == "multidiscrete" else None,
     )
-    if said := relabelled(episodes.metadata):
-        warn(f"{episodes.source}: {said}")
+    for said in (*episodes.metadata.get("notes", ()), relabelled(episodes.metadata)):
+        if said:
+            warn(f"{episodes.source}: {said}")
     return Setup(episodes, task, spec, device, held_out)
 
 
