@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 from lamo.collecting.collect import collect
 from lamo.config import Experiment
+from lamo.data import load_episodes
+from lamo.data.sources.d4rl import write_d4rl
 from lamo.errors import LamoError
 from lamo.evaluate_run import evaluate
 from lamo.prepare import prepare
@@ -55,8 +58,15 @@ def test_a_goal_environment_end_to_end(tmp_path: Path) -> None:
     assert len(rows) == 2 and all(row["score"] is None for row in rows)
     assert list(run.provenance["task"]["targets"]) == [row["target"] for row in rows]
     assert "0.9 quantile" in run.provenance["task"]["description"]
-    with pytest.raises(LamoError, match="8 numbers, but those of PointMaze_OpenDense-v3 have 4"):
-        prepare(Experiment.of("dt", dataset=str(path), obs_keys=("observation",)))
+    whole = load_episodes(path)
+    setup = prepare(Experiment.of("dt", dataset=str(path), obs_keys=("observation",)))
+    np.testing.assert_array_equal(setup.episodes.observations, whole.observations[:, 4:])
+    narrow = write_d4rl(replace(setup.episodes, metadata={"env": None}), tmp_path / "narrow.hdf5")
+    told: dict[str, Any] = {"dataset": str(narrow), "env": "PointMaze_OpenDense-v3"}
+    again = prepare(Experiment.of("dt", **told, obs_keys=("observation",)))
+    np.testing.assert_array_equal(again.episodes.observations, setup.episodes.observations)
+    with pytest.raises(LamoError, match="4 numbers, but those of PointMaze_OpenDense-v3 have 6"):
+        prepare(Experiment.of("dt", **told, obs_keys=("observation", "desired_goal")))
 
 
 def test_seeds_and_shares_are_asked_for_the_same_returns(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lamo.data.inspect import outside_bounds
 from lamo.data.relabel import warning as relabelled
 from lamo.data.sources import load_episodes
 from lamo.data.sources.options import UnstatedActions, listed
+from lamo.data.sources.parts import UnknownParts, parts_of
 from lamo.data.split import held_out_rows, hold_out
 from lamo.errors import LamoError, warn
 from lamo.tasks import Task, base_name, get_task, task_for_env
@@ -41,8 +42,8 @@ class Setup(NamedTuple):
 
 
 def read(experiment: Experiment) -> Episodes:
-    """The experiment's whole dataset. What integers among its actions mean the environment says, where nothing else
-    does.
+    """The experiment's whole dataset. What integers among its actions mean, and which numbers of its observations
+    `--obs-keys` names, the environment says, where nothing else does.
     """
     if experiment.dataset is None:
         raise LamoError(
@@ -51,17 +52,45 @@ def read(experiment: Experiment) -> Episodes:
             else "nothing to train on: give --task NAME (`lamo tasks` lists them) or --dataset FILE"
         )
     options: dict[str, Any] = {name: getattr(experiment, name) for name in ("columns", "obs_keys", "actions", "reward")}
-    try:
-        return load_episodes(experiment.dataset, **options)
-    except UnstatedActions as question:
-        env = experiment.env or question.env
-        if env is None or not experiment.eval_episodes:
-            raise
+    while True:
+        try:
+            episodes = load_episodes(experiment.dataset, **options)
+        except UnknownParts:
+            options["obs_keys"] = None
+        except UnstatedActions as question:
+            env = experiment.env or question.env
+            if env is None or not experiment.eval_episodes:
+                raise
+            options["actions"] = _actions_in(env)
+        else:
+            return episodes if options["obs_keys"] == experiment.obs_keys else _keyed(episodes, experiment)
+
+
+def _actions_in(env: str) -> str:
     from lamo.envs.pool import EnvPool
 
     with EnvPool(env) as pool:
-        options["actions"] = "discrete" if pool.choices else "continuous"
-    return load_episodes(experiment.dataset, **options)
+        return "discrete" if pool.choices else "continuous"
+
+
+def _keyed(episodes: Episodes, experiment: Experiment) -> Episodes:
+    """The parts of observations that `--obs-keys` names, by the environment's sizes: where they are all of its numbers.
+    Others, and all where no environment is made, are taken to be those parts already, as `lamo data collect` records a
+    policy that sees these alone.
+    """
+    env = experiment.env or episodes.metadata.get("env")
+    if env is None or not experiment.eval_episodes:
+        warn(
+            f"{episodes.source}: does not say which numbers --obs-keys means; all {episodes.observations.shape[1]} are "
+            "taken to be those"
+        )
+        return episodes
+    from lamo.envs.pool import EnvPool
+
+    with EnvPool(env) as pool:
+        if not pool.observation_keys or pool.observation_dim != episodes.observations.shape[1]:
+            return episodes
+        return parts_of(episodes, pool.observation_keys, pool.observation_sizes, experiment.obs_keys or ())
 
 
 def prepare(experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None) -> Setup:

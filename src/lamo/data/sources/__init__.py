@@ -23,6 +23,7 @@ from lamo.data.sources.lerobot import INFO, lerobot_blocks, read_lerobot
 from lamo.data.sources.memory import episodes_from
 from lamo.data.sources.minari import MAIN_FILE, holds_episodes, minari_blocks, read_minari
 from lamo.data.sources.options import ReadOptions
+from lamo.data.sources.parts import take_parts
 from lamo.data.sources.robomimic import holds_demonstrations, read_robomimic, robomimic_blocks
 from lamo.data.sources.tables import SUFFIXES as TABLE_SUFFIXES
 from lamo.data.sources.tables import read_tables, table_blocks, table_files
@@ -158,14 +159,24 @@ def read(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
 
 
 def _read_whole(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
-    episodes = SOURCES[kind](path, name, options)
+    episodes = take_parts(SOURCES[kind](path, name, options), _keys(kind, options))
     return episodes if kind == "store" else _adapted(episodes)
+
+
+def read_blocks(kind: str, path: Path, name: str, options: ReadOptions, size: int) -> Iterator[Episodes]:
+    """What `located` found, of the formats in `BLOCKS`, in blocks of about `size` bytes; nothing is adapted."""
+    return (take_parts(block, _keys(kind, options)) for block in BLOCKS[kind](path, name, options, size))
+
+
+def _keys(kind: str, options: ReadOptions) -> tuple[str, ...] | None:
+    """Keys that are yet to be chosen; robomimic's are names in the file, which its reader looks up."""
+    return None if kind == "robomimic" else options.obs_keys
 
 
 def _adapted_blocks(kind: str, path: Path, name: str, options: ReadOptions) -> Iterator[Episodes]:
     """What `_read_whole` gives, in blocks where nothing has to be adapted."""
     first = True
-    for block in BLOCKS[kind](path, name, options, _BLOCK_BYTES):
+    for block in read_blocks(kind, path, name, options, _BLOCK_BYTES):
         if first and is_adapted(block):
             yield from _read_whole(kind, path, name, options).blocks(_BLOCK_BYTES)
             return

@@ -17,6 +17,7 @@ from lamo.data.episodes import BLOCK, Episodes
 from lamo.data.sources.episodic import Part, gather
 from lamo.data.sources.flat import TERMINALS, TIMEOUTS, action_type, check_fits, flat_episodes, state_width
 from lamo.data.sources.options import ReadOptions, as_kind, chosen
+from lamo.data.sources.parts import UnknownParts
 from lamo.data.sources.rows import Rows, episodes_of_rows
 from lamo.errors import LamoError
 
@@ -176,6 +177,8 @@ def _per_step(array: np.ndarray, what: str, name: str) -> np.ndarray:
 def _observations(value: Any, options: ReadOptions, what: str, name: str) -> tuple[np.ndarray, list[str] | None]:
     """(rows, …) numbers, and the keys that they come from where `value` is a dict of arrays."""
     if not isinstance(value, Mapping):
+        if options.obs_keys is not None:
+            raise UnknownParts(name)
         return _array(value, what, name), None
     leaves = dict(_leaves(value, "", what, name))
     keys = chosen(list(leaves), options.obs_keys, name)
