@@ -12,7 +12,7 @@ import numpy as np
 from lamo.config import DEVICES, Experiment, Spec
 from lamo.data.actions import KIND_WORDS, action_scaling, unbounded
 from lamo.data.episodes import Episodes
-from lamo.data.inspect import outside_bounds
+from lamo.data.inspect import outside_bounds, pays_alike
 from lamo.data.relabel import warning as relabelled
 from lamo.data.sources import load_episodes
 from lamo.data.sources.options import UnstatedActions, listed
@@ -156,11 +156,9 @@ def _check_worth(episodes: Episodes, rewarded: bool) -> None:
     """Whether these episodes can teach anything."""
     if episodes.steps == 1:
         raise LamoError(f"{episodes.source}: one transition is all there is to train on; give more of the data")
-    reward, highest = map(float, episodes.extremes("rewards"))
-    alike = reward == highest
-    if rewarded and alike and (reward == 0 or not episodes.terminated.any()):  # else living longer is what is paid
+    if rewarded and pays_alike(episodes):
         warn(
-            f"{episodes.source}: every reward is {reward:g}: there is nothing to learn from them, "
+            f"{episodes.source}: every reward is {episodes.rewards[0]:g}: there is nothing to learn from them, "
             "and no method can do better than imitate"
         )
 
