@@ -126,3 +126,22 @@ def test_an_environment_without_a_limit_is_stopped_after_the_longest_episode(tmp
         assert {row["length"] for row in evaluate(run.path, episodes=1)["records"]} == {7}
     finally:
         del gymnasium.registry["LimitlessPendulum-v0"]
+
+
+def test_choices_that_are_stored_as_fractions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the option that helps, and without an environment a warning does."""
+    steps = {"observations": np.eye(6, 4), "rewards": np.ones(6), "terminals": np.arange(6) % 3 == 2}
+    for name, action in {"whole": np.arange(6) % 2, "not": np.arange(6) / 4}.items():
+        np.savez(tmp_path / f"{name}.npz", actions=action.astype(np.float32), env_id="CartPole-v1", **steps)
+    whole, other = ({"dataset": str(tmp_path / f"{name}.npz")} for name in ("whole", "not"))
+    with pytest.raises(LamoError, match="give --actions discrete if its whole numbers are choices, or another --env"):
+        prepare(Experiment.of("dt", **whole))
+    with pytest.raises(LamoError, match="are choices; give another --env"):
+        prepare(Experiment.of("dt", **other))
+    assert prepare(Experiment.of("dt", **whole, actions="discrete")).spec.action_dim == 2
+    capsys.readouterr()
+    prepare(Experiment.of("dt", **whole, eval_episodes=0))
+    assert "give --actions discrete if they are choices" in capsys.readouterr().err
+    prepare(Experiment.of("dt", **other, eval_episodes=0))
+    prepare(Experiment.of("dt", **whole, eval_episodes=0, actions="continuous"))
+    assert "--actions" not in capsys.readouterr().err

@@ -12,7 +12,7 @@ import numpy as np
 from lamo.config import DEVICES, Experiment, Spec
 from lamo.data.actions import KIND_WORDS, action_scaling, unbounded
 from lamo.data.episodes import Episodes
-from lamo.data.inspect import outside_bounds, pays_alike
+from lamo.data.inspect import holds_whole_vectors, outside_bounds, pays_alike
 from lamo.data.relabel import warning as relabelled
 from lamo.data.sources import load_episodes
 from lamo.data.sources.options import UnstatedActions, listed
@@ -110,6 +110,11 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None, known: Spec 
     if env is not None and experiment.eval_episodes:
         episodes = _in_form(episodes, env)
         facts = _from_environment(env, episodes, experiment.obs_keys)
+    elif experiment.actions is None and facts.low is None and holds_whole_vectors(episodes):
+        warn(
+            f"{episodes.source}: actions hold whole numbers alone, stored as fractions are, and are taken as amounts; "
+            "give --actions discrete if they are choices"
+        )
     task = _task(experiment, episodes, env, facts.limit)
     if known is not None:
         task = replace(task, horizon=known.horizon, targets=known.targets, return_scale=known.return_scale)
@@ -230,7 +235,8 @@ def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | 
         if pool.action_kind != episodes.action_kind:
             kinds = KIND_WORDS[episodes.action_kind], KIND_WORDS[pool.action_kind]
             raise LamoError(
-                f"{name} has actions that are {kinds[0]}, those of {env} are {kinds[1]}; give another --env"
+                f"{name} has actions that are {kinds[0]}, those of {env} are {kinds[1]}; "
+                f"give {_other_reading(episodes, pool)}another --env"
             )
         if not episodes.discrete and pool.action_dim != (own := episodes.actions.shape[1]):
             raise LamoError(
@@ -242,6 +248,13 @@ def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | 
         if count := outside_bounds(episodes, low, high):
             warn(f"{name}: {count} of {episodes.steps} actions lie outside the bounds of {env}; kept as they are")
         return _Facts(pool.action_dim, low, high, pool.max_episode_steps, (), env)
+
+
+def _other_reading(episodes: Episodes, pool: EnvPool) -> str:
+    """The start of an advice, `--actions discrete if …, or `, where the numbers can be read as what `pool` takes."""
+    if not pool.choices:
+        return "--actions continuous if these numbers are amounts, or "
+    return "--actions discrete if its whole numbers are choices, or " if holds_whole_vectors(episodes) else ""
 
 
 def _choices(env: str, episodes: Episodes, pool: EnvPool) -> tuple[int, ...]:

@@ -74,6 +74,13 @@ def inspect(episodes: Episodes, env: Any = None) -> dict[str, Any]:
     return report
 
 
+def holds_whole_vectors(episodes: Episodes) -> bool:
+    """Whether actions are vectors, and yet could be choices: whole numbers from 0 on, and no others."""
+    if episodes.action_kind != "continuous" or (episodes.extremes("actions").low < 0).any():
+        return False
+    return all(bool((block == np.trunc(block)).all()) for block in _blocks(episodes.actions))
+
+
 def pays_alike(episodes: Episodes) -> bool:
     """Whether all rewards are equal and tell nothing: where the environment ends episodes, equal rewards that are not 0
     pay for living longer, or for ending sooner.
