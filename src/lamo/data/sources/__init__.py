@@ -15,6 +15,7 @@ from lamo.data.episodes import Episodes
 from lamo.data.join import join
 from lamo.data.kitchen import adapt, is_kitchen
 from lamo.data.mazes import end_at_goal, is_maze
+from lamo.data.relabel import UNREWARDED
 from lamo.data.sources.arrays import npz_blocks, read_npz
 from lamo.data.sources.d4rl import d4rl_blocks, read_d4rl
 from lamo.data.sources.hdf5 import open_hdf5
@@ -159,18 +160,21 @@ def read(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
 
 
 def _read_whole(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
-    episodes = take_parts(SOURCES[kind](path, name, options), _keys(kind, options))
+    episodes = _as_asked(SOURCES[kind](path, name, options), kind, options)
     return episodes if kind == "store" else _adapted(episodes)
 
 
 def read_blocks(kind: str, path: Path, name: str, options: ReadOptions, size: int) -> Iterator[Episodes]:
     """What `located` found, of the formats in `BLOCKS`, in blocks of about `size` bytes; nothing is adapted."""
-    return (take_parts(block, _keys(kind, options)) for block in BLOCKS[kind](path, name, options, size))
+    return (_as_asked(block, kind, options) for block in BLOCKS[kind](path, name, options, size))
 
 
-def _keys(kind: str, options: ReadOptions) -> tuple[str, ...] | None:
-    """Keys that are yet to be chosen; robomimic's are names in the file, which its reader looks up."""
-    return None if kind == "robomimic" else options.obs_keys
+def _as_asked(episodes: Episodes, kind: str, options: ReadOptions) -> Episodes:
+    """What a reader gives, with what all formats have in common done to it."""
+    if options.reward == "none":
+        episodes = replace(episodes, metadata={**episodes.metadata, UNREWARDED: True})
+    # robomimic's keys are names in the file, which its reader looks up
+    return episodes if kind == "robomimic" else take_parts(episodes, options.obs_keys)
 
 
 def _adapted_blocks(kind: str, path: Path, name: str, options: ReadOptions) -> Iterator[Episodes]:
