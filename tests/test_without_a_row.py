@@ -145,3 +145,21 @@ def test_choices_that_are_stored_as_fractions(tmp_path: Path, capsys: pytest.Cap
     prepare(Experiment.of("dt", **other, eval_episodes=0))
     prepare(Experiment.of("dt", **whole, eval_episodes=0, actions="continuous"))
     assert "--actions" not in capsys.readouterr().err
+
+
+def test_a_line_says_what_the_policy_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = {"observations": np.eye(6, 2), "actions": np.eye(6, 1) / 2, "terminals": np.arange(6) % 3 == 2}
+    steps["timeouts"] = np.zeros(6, bool)
+    np.savez(tmp_path / "data.npz", rewards=np.array([1, 1, 1, 4, 4, 4.0]), env_id="Mine-v0", **steps)
+    settings: dict[str, Any] = {"dataset": str(tmp_path / "data.npz"), "eval_episodes": 0}
+
+    def said(preset: str = "dt", quiet: bool = False, **more: Any) -> str:
+        prepare(Experiment.of(preset, **settings, **more), quiet=quiet)
+        return capsys.readouterr().err
+
+    line = said()
+    assert "targets are the 0.9 quantile and the largest of its returns: targets 11.1, 12, return scale 10" in line
+    assert "horizon 3; --targets asks for others" in line and line.count("\n") == 1
+    assert "Mine-v0: targets 5 as given, return scale 10, horizon 3" in said(targets=(5.0,))
+    assert "targets, scale and score as in hopper" in said(env="Hopper-v5")
+    assert said(quiet=True) == "" and said("bc") == "", "who is not asked for a return has none"
