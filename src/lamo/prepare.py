@@ -239,6 +239,7 @@ def as_components(episodes: Episodes) -> Episodes:
 def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | None) -> _Facts:
     """What the environment says, after a look whether the data can be of it."""
     from lamo.envs.pool import EnvPool
+    from lamo.envs.recorded import differences
 
     name, size = episodes.source, episodes.observations.shape[1]
     with EnvPool(env, obs_keys=obs_keys) as pool:
@@ -256,6 +257,11 @@ def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | 
         if not episodes.discrete and pool.action_dim != (own := episodes.actions.shape[1]):
             raise LamoError(
                 f"{name} has actions of {own} numbers, those of {env} have {pool.action_dim}; give another --env"
+            )
+        if env == episodes.metadata.get("env") and (other := differences(pool.envs[0], episodes.metadata)):
+            warn(
+                f"{name}: was recorded in another {env} than the one that evaluates: {listed(other)}; register that "
+                "one under an id of its own (gymnasium.register) and give it as --env"
             )
         if pool.choices:
             return _Facts(pool.action_dim, None, None, pool.max_episode_steps, _choices(env, episodes, pool), env)

@@ -102,7 +102,7 @@ def adapt(episodes: Episodes) -> Episodes:
         notes.append("goals left out of the observations: they never change")
         width = OBSERVATION_DIM
     if own and width == OBSERVATION_DIM:
-        metadata["env"] = own
+        metadata |= {"env": own, "env_kwargs": {}, "env_limit": None}
         notes.append(f"recorded in {env or 'an environment that it does not name'}; scored in {own}")
     if len(notes) == told:
         return episodes
