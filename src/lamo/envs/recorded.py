@@ -15,8 +15,8 @@ _SHOWN = 60  # characters of a value
 
 
 def differences(env: gymnasium.Env[Any, Any], metadata: Mapping[str, Any]) -> list[str]:
-    """What the metadata of a recording (`env_kwargs`, `env_limit`: steps) say otherwise than this environment, `g is 9.0
-    there, 10.0 here`; mostly nothing. Arguments that are left to the environment's class are compared with the class's.
+    """What the metadata of a recording (`env_kwargs`, `env_limit`: steps) say otherwise than this environment, such as
+    `g is 9.0 there, 10.0 here`. Arguments that are left to the class are compared with its defaults.
     """
     here = dict(env.spec.kwargs) if env.spec is not None else {}
     parameters = inspect.signature(type(env.unwrapped).__init__).parameters
