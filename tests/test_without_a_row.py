@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 from lamo.collecting.collect import collect
 from lamo.config import Experiment
+from lamo.data import load_episodes
+from lamo.data.sources.d4rl import write_d4rl
 from lamo.errors import LamoError
 from lamo.evaluate_run import evaluate
 from lamo.prepare import prepare
@@ -55,8 +58,15 @@ def test_a_goal_environment_end_to_end(tmp_path: Path) -> None:
     assert len(rows) == 2 and all(row["score"] is None for row in rows)
     assert list(run.provenance["task"]["targets"]) == [row["target"] for row in rows]
     assert "0.9 quantile" in run.provenance["task"]["description"]
-    with pytest.raises(LamoError, match="8 numbers, but those of PointMaze_OpenDense-v3 have 4"):
-        prepare(Experiment.of("dt", dataset=str(path), obs_keys=("observation",)))
+    whole = load_episodes(path)
+    setup = prepare(Experiment.of("dt", dataset=str(path), obs_keys=("observation",)))
+    np.testing.assert_array_equal(setup.episodes.observations, whole.observations[:, 4:])
+    narrow = write_d4rl(replace(setup.episodes, metadata={"env": None}), tmp_path / "narrow.hdf5")
+    told: dict[str, Any] = {"dataset": str(narrow), "env": "PointMaze_OpenDense-v3"}
+    again = prepare(Experiment.of("dt", **told, obs_keys=("observation",)))
+    np.testing.assert_array_equal(again.episodes.observations, setup.episodes.observations)
+    with pytest.raises(LamoError, match="4 numbers, but those of PointMaze_OpenDense-v3 have 6"):
+        prepare(Experiment.of("dt", **told, obs_keys=("observation", "desired_goal")))
 
 
 def test_seeds_and_shares_are_asked_for_the_same_returns(tmp_path: Path) -> None:
@@ -116,3 +126,40 @@ def test_an_environment_without_a_limit_is_stopped_after_the_longest_episode(tmp
         assert {row["length"] for row in evaluate(run.path, episodes=1)["records"]} == {7}
     finally:
         del gymnasium.registry["LimitlessPendulum-v0"]
+
+
+def test_choices_that_are_stored_as_fractions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the option that helps, and without an environment a warning does."""
+    steps = {"observations": np.eye(6, 4), "rewards": np.ones(6), "terminals": np.arange(6) % 3 == 2}
+    for name, action in {"whole": np.arange(6) % 2, "not": np.arange(6) / 4}.items():
+        np.savez(tmp_path / f"{name}.npz", actions=action.astype(np.float32), env_id="CartPole-v1", **steps)
+    whole, other = ({"dataset": str(tmp_path / f"{name}.npz")} for name in ("whole", "not"))
+    with pytest.raises(LamoError, match="give --actions discrete if its whole numbers are choices, or another --env"):
+        prepare(Experiment.of("dt", **whole))
+    with pytest.raises(LamoError, match="are choices; give another --env"):
+        prepare(Experiment.of("dt", **other))
+    assert prepare(Experiment.of("dt", **whole, actions="discrete")).spec.action_dim == 2
+    capsys.readouterr()
+    prepare(Experiment.of("dt", **whole, eval_episodes=0))
+    assert "give --actions discrete if they are choices" in capsys.readouterr().err
+    prepare(Experiment.of("dt", **other, eval_episodes=0))
+    prepare(Experiment.of("dt", **whole, eval_episodes=0, actions="continuous"))
+    assert "--actions" not in capsys.readouterr().err
+
+
+def test_a_line_says_what_the_policy_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = {"observations": np.eye(6, 2), "actions": np.eye(6, 1) / 2, "terminals": np.arange(6) % 3 == 2}
+    steps["timeouts"] = np.zeros(6, bool)
+    np.savez(tmp_path / "data.npz", rewards=np.array([1, 1, 1, 4, 4, 4.0]), env_id="Mine-v0", **steps)
+    settings: dict[str, Any] = {"dataset": str(tmp_path / "data.npz"), "eval_episodes": 0}
+
+    def said(preset: str = "dt", quiet: bool = False, **more: Any) -> str:
+        prepare(Experiment.of(preset, **settings, **more), quiet=quiet)
+        return capsys.readouterr().err
+
+    line = said()
+    assert "targets are the 0.9 quantile and the largest of its returns: targets 11.1, 12, return scale 10" in line
+    assert "horizon 3; --targets asks for others" in line and line.count("\n") == 1
+    assert "Mine-v0: targets 5 as given, return scale 10, horizon 3" in said(targets=(5.0,))
+    assert "targets, scale and score as in hopper" in said(env="Hopper-v5")
+    assert said(quiet=True) == "" and said("bc") == "", "who is not asked for a return has none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,10 +13,11 @@ import numpy as np
 from lamo.config import DEVICES, Experiment, Spec
 from lamo.data.actions import KIND_WORDS, action_scaling, unbounded
 from lamo.data.episodes import Episodes
-from lamo.data.inspect import outside_bounds
+from lamo.data.inspect import holds_whole_vectors, outside_bounds, pays_alike
 from lamo.data.relabel import warning as relabelled
 from lamo.data.sources import load_episodes
 from lamo.data.sources.options import UnstatedActions, listed
+from lamo.data.sources.parts import UnknownParts, parts_of
 from lamo.data.split import held_out_rows, hold_out
 from lamo.errors import LamoError, warn
 from lamo.tasks import Task, base_name, get_task, task_for_env
@@ -41,8 +43,8 @@ class Setup(NamedTuple):
 
 
 def read(experiment: Experiment) -> Episodes:
-    """The experiment's whole dataset. What integers among its actions mean the environment says, where nothing else
-    does.
+    """The experiment's whole dataset. What integers among its actions mean, and which numbers of its observations
+    `--obs-keys` names, the environment says, where nothing else does.
     """
     if experiment.dataset is None:
         raise LamoError(
@@ -51,25 +53,56 @@ def read(experiment: Experiment) -> Episodes:
             else "nothing to train on: give --task NAME (`lamo tasks` lists them) or --dataset FILE"
         )
     options: dict[str, Any] = {name: getattr(experiment, name) for name in ("columns", "obs_keys", "actions", "reward")}
-    try:
-        return load_episodes(experiment.dataset, **options)
-    except UnstatedActions as question:
-        env = experiment.env or question.env
-        if env is None or not experiment.eval_episodes:
-            raise
+    while True:
+        try:
+            episodes = load_episodes(experiment.dataset, **options)
+        except UnknownParts:
+            options["obs_keys"] = None
+        except UnstatedActions as question:
+            env = experiment.env or question.env
+            if env is None or not experiment.eval_episodes:
+                raise
+            options["actions"] = _actions_in(env)
+        else:
+            return episodes if options["obs_keys"] == experiment.obs_keys else _keyed(episodes, experiment)
+
+
+def _actions_in(env: str) -> str:
     from lamo.envs.pool import EnvPool
 
     with EnvPool(env) as pool:
-        options["actions"] = "discrete" if pool.choices else "continuous"
-    return load_episodes(experiment.dataset, **options)
+        return "discrete" if pool.choices else "continuous"
 
 
-def prepare(experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None) -> Setup:
+def _keyed(episodes: Episodes, experiment: Experiment) -> Episodes:
+    """The parts of observations that `--obs-keys` names, by the environment's sizes: where they are all of its numbers.
+    Others, and all where no environment is made, are taken to be those parts already, as `lamo data collect` records a
+    policy that sees these alone.
+    """
+    env = experiment.env or episodes.metadata.get("env")
+    if env is None or not experiment.eval_episodes:
+        warn(
+            f"{episodes.source}: does not say which numbers --obs-keys means; all {episodes.observations.shape[1]} are "
+            "taken to be those"
+        )
+        return episodes
+    from lamo.envs.pool import EnvPool
+
+    with EnvPool(env) as pool:
+        if not pool.observation_keys or pool.observation_dim != episodes.observations.shape[1]:
+            return episodes
+        return parts_of(episodes, pool.observation_keys, pool.observation_sizes, experiment.obs_keys or ())
+
+
+def prepare(
+    experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None, *, quiet: bool = False
+) -> Setup:
     """Read the data, check it against the environment, choose the share, resolve what depends on them.
 
     `loaded` is what `read` gave, where several experiments share it. Horizon, targets and return scale are those of
     `known`, where a run goes on. Raises `LamoError` for whatever does not fit together; nothing is written. Without
-    evaluation the environment is not made.
+    evaluation the environment is not made. Where no row says them, a line on standard error tells targets, scale and
+    horizon and where they are from, unless `quiet`.
     """
     device = resolve_device(experiment.device)
     episodes = read(experiment) if loaded is None else loaded
@@ -81,7 +114,14 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None, known: Spec 
     if env is not None and experiment.eval_episodes:
         episodes = _in_form(episodes, env)
         facts = _from_environment(env, episodes, experiment.obs_keys)
+    elif experiment.actions is None and facts.low is None and holds_whole_vectors(episodes):
+        warn(
+            f"{episodes.source}: actions hold whole numbers alone, stored as fractions are, and are taken as amounts; "
+            "give --actions discrete if they are choices"
+        )
     task = _task(experiment, episodes, env, facts.limit)
+    if known is None and experiment.task is None and experiment.conditioned and not quiet:
+        print(f"lamo: {_described(task, bool(experiment.fixed_targets))}", file=sys.stderr, flush=True)
     if known is not None:
         task = replace(task, horizon=known.horizon, targets=known.targets, return_scale=known.return_scale)
     episodes, held_out = episodes.subsample(experiment.ratio, experiment.seed), None
@@ -103,8 +143,9 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None, known: Spec 
         obs_keys=experiment.obs_keys,
         action_nvec=facts.choices if episodes.action_kind == "multidiscrete" else None,
     )
-    if said := relabelled(episodes.metadata):
-        warn(f"{episodes.source}: {said}")
+    for said in (*episodes.metadata.get("notes", ()), relabelled(episodes.metadata)):
+        if said:
+            warn(f"{episodes.source}: {said}")
     return Setup(episodes, task, spec, device, held_out)
 
 
@@ -122,15 +163,22 @@ def _task(experiment: Experiment, episodes: Episodes, env: str | None, limit: in
     return replace(task, targets=(experiment.fixed_targets or task.targets) if experiment.conditioned else ())
 
 
+def _described(task: Task, given: bool) -> str:
+    """What a policy is asked for, and who said so; `given`: the user gave the targets."""
+    targets = f"targets {', '.join(f'{target:g}' for target in task.targets)}"
+    scale = f"return scale {task.return_scale:g}, horizon {task.horizon}"
+    if given:
+        return f"{task.env}: {targets} as given, {scale}"
+    return f"{task.description}: {targets}, {scale}; --targets asks for others"
+
+
 def _check_worth(episodes: Episodes, rewarded: bool) -> None:
     """Whether these episodes can teach anything."""
     if episodes.steps == 1:
         raise LamoError(f"{episodes.source}: one transition is all there is to train on; give more of the data")
-    reward, highest = map(float, episodes.extremes("rewards"))
-    alike = reward == highest
-    if rewarded and alike and (reward == 0 or not episodes.terminated.any()):  # else living longer is what is paid
+    if rewarded and pays_alike(episodes):
         warn(
-            f"{episodes.source}: every reward is {reward:g}: there is nothing to learn from them, "
+            f"{episodes.source}: every reward is {episodes.rewards[0]:g}: there is nothing to learn from them, "
             "and no method can do better than imitate"
         )
 
@@ -191,6 +239,7 @@ def as_components(episodes: Episodes) -> Episodes:
 def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | None) -> _Facts:
     """What the environment says, after a look whether the data can be of it."""
     from lamo.envs.pool import EnvPool
+    from lamo.envs.recorded import differences
 
     name, size = episodes.source, episodes.observations.shape[1]
     with EnvPool(env, obs_keys=obs_keys) as pool:
@@ -202,11 +251,17 @@ def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | 
         if pool.action_kind != episodes.action_kind:
             kinds = KIND_WORDS[episodes.action_kind], KIND_WORDS[pool.action_kind]
             raise LamoError(
-                f"{name} has actions that are {kinds[0]}, those of {env} are {kinds[1]}; give another --env"
+                f"{name} has actions that are {kinds[0]}, those of {env} are {kinds[1]}; "
+                f"give {_other_reading(episodes, pool)}another --env"
             )
         if not episodes.discrete and pool.action_dim != (own := episodes.actions.shape[1]):
             raise LamoError(
                 f"{name} has actions of {own} numbers, those of {env} have {pool.action_dim}; give another --env"
+            )
+        if env == episodes.metadata.get("env") and (other := differences(pool.envs[0], episodes.metadata)):
+            warn(
+                f"{name}: was recorded in another {env} than the one that evaluates: {listed(other)}; register that "
+                "one under an id of its own (gymnasium.register) and give it as --env"
             )
         if pool.choices:
             return _Facts(pool.action_dim, None, None, pool.max_episode_steps, _choices(env, episodes, pool), env)
@@ -214,6 +269,13 @@ def _from_environment(env: str, episodes: Episodes, obs_keys: tuple[str, ...] | 
         if count := outside_bounds(episodes, low, high):
             warn(f"{name}: {count} of {episodes.steps} actions lie outside the bounds of {env}; kept as they are")
         return _Facts(pool.action_dim, low, high, pool.max_episode_steps, (), env)
+
+
+def _other_reading(episodes: Episodes, pool: EnvPool) -> str:
+    """The start of an advice, `--actions discrete if …, or `, where the numbers can be read as what `pool` takes."""
+    if not pool.choices:
+        return "--actions continuous if these numbers are amounts, or "
+    return "--actions discrete if its whole numbers are choices, or " if holds_whole_vectors(episodes) else ""
 
 
 def _choices(env: str, episodes: Episodes, pool: EnvPool) -> tuple[int, ...]:

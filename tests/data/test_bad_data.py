@@ -9,8 +9,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
+from lamo.cli import main
 from lamo.data import load_episodes
 from lamo.errors import LamoError
 
@@ -145,6 +149,41 @@ def test_not_finite_names_file_key_and_first_index(tmp_path, arrays, kind, key, 
     arrays[key] = bad
     index = "[7]" if bad.ndim == 1 else "[7, 0]"
     refused(write(tmp_path, kind, arrays), f"bad.{kind}: {key} holds {value} at {index}")
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "csv", "parquet"])
+@pytest.mark.parametrize("value", [0.5, -7, np.nan])
+def test_an_end_that_is_neither_true_nor_false(tmp_path, arrays, kind, value):
+    arrays = {**arrays, "terminals": arrays["terminals"].astype(np.float32)}
+    arrays["terminals"][1] = value
+    if kind in ("csv", "parquet"):
+        path = tmp_path / f"a.{kind}"
+        columns = {f"obs_{i}": column for i, column in enumerate(arrays["observations"].T)}
+        columns |= {"action_0": arrays["actions"][:, 0], "reward": arrays["rewards"], "terminated": arrays["terminals"]}
+        table = pyarrow.table(columns | {"truncated": arrays["timeouts"]})
+        (pyarrow.csv.write_csv if kind == "csv" else pyarrow.parquet.write_table)(table, path)
+        empty = kind == "csv" and np.isnan(value)
+        refused(path, "column 'terminated'", "has no value" if empty else "which is neither true nor false")
+        return
+    path = write(tmp_path, kind, arrays)
+    refused(path, "terminals holds", "which is neither true nor false")
+    if kind == "hdf5":
+        assert main(["data", "convert", str(path), str(tmp_path / "x.lamo")]) == 2
+        with h5py.File(path, "a") as file:
+            file["terminals"][1] = 1
+        assert load_episodes(path).terminated[0]
+
+
+def test_python_s_ends_are_true_or_false_as_well():
+    steps = {"observations": np.eye(3), "actions": np.eye(3), "rewards": np.ones(3)}
+    for data in (
+        {**steps, "terminals": [0, 0, 2]},
+        {**steps, "episode": [0, 0, 1], "terminated": [0, 0.5, 1]},
+        [{**steps, "terminated": 0.5}],
+        [{**steps, "truncated": [0, -1, 1]}],
+    ):
+        with pytest.raises(LamoError, match="neither true nor false"):
+            load_episodes(data)
 
 
 def test_a_number_too_large_for_float32(tmp_path, arrays):

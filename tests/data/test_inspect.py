@@ -88,7 +88,10 @@ def test_saturated_actions(episodes):
 
 
 def test_rewards_that_tell_nothing(episodes, make_episodes):
-    assert "every reward is 1" in problems(replace(episodes, rewards=np.ones(40, np.float32)))
+    paid = replace(episodes, rewards=np.ones(40, np.float32))
+    assert "every reward" not in problems(paid), "it pays to live longer"
+    assert "every reward is 1" in problems(replace(paid, terminated=np.zeros(5, bool), truncated=np.ones(5, bool)))
+    assert "every reward is 0" in problems(replace(episodes, rewards=np.zeros(40, np.float32)))
     equal = make_episodes([2] * 5)
     equal.rewards[:] = np.tile([0, 1], 5)
     assert "every episode has the return 1" in problems(equal)

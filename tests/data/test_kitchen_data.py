@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamo.cli import main
+from lamo.config import Experiment
 from lamo.data import load_episodes
 from lamo.data.inspect import inspect, render
 from lamo.data.kitchen import MOST, adapt, counts_subtasks, pay_once
 from lamo.data.sources.d4rl import write_d4rl
+from lamo.prepare import prepare
 
 SLIDER, BURNER = "KitchenMicrowaveKettleLightSlider-v1", "KitchenMicrowaveKettleBottomBurnerLight-v1"
 
@@ -110,6 +112,21 @@ def test_reading_again_what_was_relabelled_changes_nothing(counted: Any, tmp_pat
 def test_no_kitchen_no_change(counted: Any, env: str | None) -> None:
     episodes = replace(counted, metadata={"source": "logs/hopper.hdf5", "env": env})
     assert adapt(episodes) is episodes
+
+
+@pytest.mark.parametrize("env", [None, "CartPole-v1"])
+def test_the_name_of_a_file_alone_changes_no_rewards(make_episodes: Any, tmp_path: Path, env: str | None) -> None:
+    """Rewards of 1 at each of twelve steps look like counts; what is no kitchen's in size or name keeps them."""
+    episodes = make_episodes([12, 9], width=59 if env else 4, metadata={"env": env})
+    episodes = replace(episodes, rewards=np.ones(21, np.float32))
+    read = load_episodes(write_d4rl(episodes, tmp_path / "kitchen_cartpole.hdf5"))
+    assert read.returns.tolist() == [12.0, 9.0] and read.metadata["env"] == env and "notes" not in read.metadata
+
+
+def test_training_says_what_was_changed(counted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_d4rl(counted, tmp_path / "mine.hdf5")
+    prepare(Experiment.of("lamo", dataset=str(path), eval_episodes=0))
+    assert "mine.hdf5: rewards counted the finished subtasks at every step" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,13 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lamo.config import Experiment
 from lamo.data import Episodes, load_episodes
 from lamo.data.sources import minari_writer
 from lamo.data.sources.minari_writer import write_minari
+from lamo.data.sources.robomimic_writer import write_robomimic
 from lamo.errors import LamoError
+from lamo.prepare import prepare
 
 ENDS = ("terminated", "truncated", "unfinished")
 KINDS = st.lists(st.tuples(st.integers(1, 6), st.sampled_from(ENDS), st.booleans()), min_size=1, max_size=12)
@@ -214,3 +217,25 @@ def test_damaged_marks_are_one_line(make_episodes, tmp_path, value, words) -> No
         file["episode_1"].attrs["lamo_id"] = value
     with pytest.raises(LamoError, match=words):
         load_episodes(path)
+
+
+def test_arguments_and_limit_of_the_environment(make_episodes, minari, tmp_path, capsys) -> None:
+    """They go along, and training says where what evaluates is another; equal ones, also by default, say nothing."""
+    told = {"env": "Pendulum-v1", "action_low": [-2.0], "action_high": [2.0]}
+
+    def said(folder: Path, **metadata: Any) -> str:
+        write_minari(make_episodes([4, 3], actions=1, metadata={**told, **metadata}), folder)
+        capsys.readouterr()
+        prepare(Experiment.of("bc", dataset=str(folder), eval_episodes=1))
+        return capsys.readouterr().err
+
+    root = tmp_path / "store" / "made"
+    line = said(root / "other-v0", env_kwargs={"g": 9.0, "maze_map": [[1, 0]]}, env_limit=40)
+    assert "was recorded in another Pendulum-v1 than the one that evaluates: g is 9.0 there, 10.0 here" in line
+    assert "maze_map is [[1, 0]] there" in line and "at most 40 steps there, 200 here" in line and "--env" in line
+    assert said(root / "same-v0", env_kwargs={"g": 10.0, "render_mode": "rgb_array"}, env_limit=200) == ""
+    assert said(root / "silent-v0") == ""
+    spec = minari.load_dataset("made/other-v0").env_spec
+    assert (spec.kwargs, spec.max_episode_steps) == ({"g": 9.0, "maze_map": [[1, 0]]}, 40)
+    episodes = load_episodes(root / "other-v0")
+    assert load_episodes(write_robomimic(episodes, tmp_path / "x.hdf5")).metadata["env_kwargs"] == spec.kwargs

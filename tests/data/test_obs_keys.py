@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,14 @@ from lamo.cli import main
 from lamo.collecting.collect import collect
 from lamo.config import Experiment
 from lamo.data import load_episodes
+from lamo.data.convert import write
 from lamo.data.sources.d4rl import write_d4rl
+from lamo.data.sources.options import WriteOptions
+from lamo.data.stream import stream
 from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError
 from lamo.evaluate_run import evaluate
+from lamo.prepare import prepare
 from lamo.runs import Run
 from lamo.train import train
 
@@ -119,6 +125,57 @@ def test_a_dataset_gives_the_keys_that_are_asked_for(tmp_path):
         load_episodes(folder, obs_keys=["xyz"])
     with pytest.raises(LamoError, match="names no key"):
         load_episodes(folder, obs_keys=[])
+
+
+def test_every_format_gives_the_keys_that_are_asked_for_or_none(tmp_path, capsys):
+    """Slices where the sizes of the parts are known, one line where they are not; never more than was asked for."""
+    folder = minari_file(tmp_path / "goals-v0")
+    keys = ["observation", "goal/left"]
+    expected = load_episodes(folder, obs_keys=keys)
+    store = tmp_path / "goals.lamo"
+    write(stream(folder), store)
+    write(stream(folder), tmp_path / "lerobot", WriteOptions("lerobot", 10))
+    for kept in (store, tmp_path / "lerobot"):
+        found = load_episodes(kept, obs_keys=keys)
+        assert found.digest() == expected.digest()
+        assert found.metadata["observation_keys"] == ["goal/left", "observation"]
+        assert found.metadata["observation_sizes"] == [1, 3]
+        assert load_episodes(kept, obs_keys=["goal", "mode", "observation"]).digest() == load_episodes(folder).digest()
+        with pytest.raises(LamoError, match="'lef' is no key of the observations; did you mean goal/left"):
+            load_episodes(kept, obs_keys=["lef"])
+        out = tmp_path / f"{kept.name}.some.lamo"
+        assert main(["data", "convert", str(kept), str(out), "--obs-keys", *keys]) == 0
+        assert load_episodes(out).digest() == expected.digest()
+    both = load_episodes([store, store], obs_keys=keys)
+    assert both.observations.shape == (2 * expected.steps, 4)
+    whole, plain = load_episodes(folder), []
+    for name in ("x.hdf5", "x.npz", "x.parquet", "x.csv"):
+        plain.append(tmp_path / name)
+        write(stream(folder), plain[-1])
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(trajectories(whole)))
+    for source in (*plain, tmp_path / "x.pkl"):
+        with pytest.raises(LamoError, match=r"which of its numbers --obs-keys means"):
+            load_episodes(source, obs_keys=keys)
+        capsys.readouterr()
+        assert main(["data", "convert", str(source), str(tmp_path / "never.lamo"), "--obs-keys", *keys]) == 2
+        assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "never.lamo").exists()
+    with pytest.raises(LamoError, match="which of its numbers --obs-keys means"):
+        load_episodes({"observations": np.eye(3), "actions": np.eye(3), "rewards": np.ones(3)}, obs_keys=keys)
+
+
+def trajectories(episodes) -> list[dict[str, np.ndarray]]:
+    spans = [slice(a, b) for a, b in pairwise(episodes.offsets.tolist())]
+    names = ("observations", "actions", "rewards")
+    return [{name: np.array(getattr(episodes, name)[span]) for name in names} for span in spans]
+
+
+def test_a_store_is_trained_on_by_some_of_its_keys(tmp_path):
+    """What the message for a wrong size advises does work."""
+    store = tmp_path / "goals.lamo"
+    write(stream(minari_file(tmp_path / "goals-v0")), store)
+    told: dict[str, Any] = {"dataset": str(store), "env": ENV, "eval_episodes": 1}
+    assert prepare(Experiment.of("toy", **told, obs_keys=("goal", "observation"))).spec.observation_dim == 6
+    assert prepare(Experiment.of("toy", **told)).spec.observation_dim == 8
 
 
 def test_training_records_the_keys_and_evaluation_uses_them(tmp_path, capsys):

@@ -74,6 +74,21 @@ def inspect(episodes: Episodes, env: Any = None) -> dict[str, Any]:
     return report
 
 
+def holds_whole_vectors(episodes: Episodes) -> bool:
+    """Whether actions are vectors, and yet could be choices: whole numbers from 0 on, and no others."""
+    if episodes.action_kind != "continuous" or (episodes.extremes("actions").low < 0).any():
+        return False
+    return all(bool((block == np.trunc(block)).all()) for block in _blocks(episodes.actions))
+
+
+def pays_alike(episodes: Episodes) -> bool:
+    """Whether all rewards are equal and tell nothing: where the environment ends episodes, equal rewards that are not 0
+    pay for living longer, or for ending sooner.
+    """
+    low, high = map(float, episodes.extremes("rewards"))
+    return low == high and (low == 0 or not bool(episodes.terminated.any()))
+
+
 def outside_bounds(episodes: Episodes, low: Any, high: Any) -> int:
     """How many steps have an action outside [low, high] in some dimension (discrete: outside low … high)."""
     low, high = np.asarray(low, np.float64).reshape(-1), np.asarray(high, np.float64).reshape(-1)
@@ -213,7 +228,7 @@ def _action_problems(episodes: Episodes, env: Any) -> list[str]:
 
 def _episode_problems(episodes: Episodes) -> list[str]:
     out = []
-    if np.equal(*episodes.extremes("rewards")):
+    if pays_alike(episodes):
         out.append(f"every reward is {episodes.rewards[0]:g}: nothing tells good behaviour from bad")
     elif len(episodes) > 1 and episodes.returns.min() == episodes.returns.max():
         out.append(f"every episode has the return {episodes.returns[0]:g}: a return target selects nothing")

@@ -24,6 +24,7 @@ from lamo.data.relabel import relabellings
 
 MOST = 7  # subtasks that the kitchen has
 OBSERVATION_DIM = 59
+_WIDTHS = (OBSERVATION_DIM, 60)  # 60: positions and the goal, as D4RL's first version saw them
 _KITCHEN = re.compile(r"(mini[-_])?(franka)?kitchen", re.IGNORECASE)
 _SLIDER, _BURNER = "KitchenMicrowaveKettleLightSlider-v1", "KitchenMicrowaveKettleBottomBurnerLight-v1"
 _PAYING = {
@@ -60,15 +61,19 @@ def pay_once(counts: NDArray[Any], offsets: NDArray[Any]) -> tuple[NDArray[np.fl
 
 
 def is_kitchen(episodes: Episodes) -> bool:
-    """Whether the name of the environment or of the source says so."""
-    env = str(episodes.metadata.get("env") or "")
-    return bool(_KITCHEN.match(env) or _KITCHEN.match(PurePath(episodes.source).name))
+    """Whether the name of the environment says so; where none is named that of the source, if the sizes are a
+    kitchen's as well: a name alone is no reason to change rewards.
+    """
+    if env := episodes.metadata.get("env"):
+        return bool(_KITCHEN.match(str(env)))
+    own_size = episodes.observations.shape[1] in _WIDTHS
+    return own_size and bool(_KITCHEN.match(PurePath(episodes.source).name))
 
 
 def adapt(episodes: Episodes) -> Episodes:
     """Episodes of a kitchen as `KitchenEnv` would have recorded them; all others untouched.
 
-    A kitchen is told by the name of the environment or of the source. Rewards are relabelled where `counts_subtasks`
+    Kitchens are what `is_kitchen` says. Rewards are relabelled where `counts_subtasks`
     says so. Goal dictionaries, flattened, are cut to their 59-number `observation`. The environment becomes lamo's own
     where the recording tells which four subtasks pay. What was done stands in `metadata["notes"]`.
     """
@@ -97,7 +102,7 @@ def adapt(episodes: Episodes) -> Episodes:
         notes.append("goals left out of the observations: they never change")
         width = OBSERVATION_DIM
     if own and width == OBSERVATION_DIM:
-        metadata["env"] = own
+        metadata |= {"env": own, "env_kwargs": {}, "env_limit": None}
         notes.append(f"recorded in {env or 'an environment that it does not name'}; scored in {own}")
     if len(notes) == told:
         return episodes

@@ -53,7 +53,7 @@ def end_at_goal(episodes: Episodes) -> Episodes:
     reached = goal < lengths
     metadata = {**episodes.metadata, "notes": notes}
     if maze[4] in _OWN_VERSIONS[maze[1]]:
-        metadata["env"] = f"{maze[1]}Maze{maze[2]}-v0"
+        metadata |= {"env": f"{maze[1]}Maze{maze[2]}-v0", "env_kwargs": {}, "env_limit": None}
         notes.append(f"recorded in {maze[0]}; scored in {metadata['env']}, which ends at the goal")
     return replace(
         episodes, terminated=episodes.terminated | reached, truncated=episodes.truncated & ~reached, metadata=metadata

@@ -24,6 +24,8 @@ from lamo.errors import LamoError
 
 KEY = "rewards"
 """Where an entry of the history says what it did to rewards."""
+UNREWARDED = "unrewarded"
+"""In the metadata of a log that was read without rewards: that all of them are 0 says nothing of it."""
 HINDSIGHT = "hindsight"
 """What an entry begins with after which there are copies of episodes (`lamo.data.hindsight`)."""
 _DEPTH = 16
@@ -114,7 +116,7 @@ def true_of(metadata: Mapping[str, Any], *, episodes_stay: bool = True) -> dict[
     """Metadata without what was true of the old rewards alone and, where episodes are others too, of these."""
     stale = _OF_RETURNS if episodes_stay else (*_OF_RETURNS, *_OF_EPISODES)
     attributes = {key: value for key, value in (metadata.get("attributes") or {}).items() if key not in stale}
-    return {**metadata, "attributes": attributes}
+    return {**{key: value for key, value in metadata.items() if key != UNREWARDED}, "attributes": attributes}
 
 
 def noted(metadata: Mapping[str, Any], description: str) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import numpy as np
 
 from lamo.data.episodes import Episodes
 from lamo.data.inspect import QUANTILES
-from lamo.data.relabel import warning
-from lamo.errors import LamoError
-from lamo.tasks import TASKS, base_name, get_task
+from lamo.data.relabel import UNREWARDED, warning
+from lamo.errors import LamoError, warn
+from lamo.tasks import TASKS, Task, base_name, get_task
 
 
 class Reference(NamedTuple):
@@ -32,14 +32,16 @@ class Reference(NamedTuple):
 def reference(metadata: Mapping[str, Any], task: str | None = None) -> Reference:
     """That of `task`, else that of the tasks of the environment which the metadata name, any version of it.
 
-    Raises `LamoError` where there is none, or the environment's tasks do not agree.
+    Raises `LamoError` where there is none, the environment's tasks do not agree, or `task` is of another environment.
     """
+    source, env = metadata.get("source", "episodes"), metadata.get("env")
     if task is not None:
         row = get_task(task)
         if row.score_range is None:
             raise LamoError(f"task {task} has no agreed returns for the scores 0 and 100")
+        if env:
+            _check_env(str(env), row, source)
         return Reference(*row.score_range, (task,))
-    source, env = metadata.get("source", "episodes"), metadata.get("env")
     if not env:
         raise LamoError(f"{source} does not name its environment; give --task NAME (`lamo tasks` lists them)")
     rows = [row for row in TASKS.values() if base_name(row.env) == base_name(str(env)) and row.score_range is not None]
@@ -53,11 +55,32 @@ def reference(metadata: Mapping[str, Any], task: str | None = None) -> Reference
     return Reference(low, high, tuple(row.name for row in rows))
 
 
+def _check_env(env: str, task: Task, source: str) -> None:
+    """That `env`, as data name it (also as D4RL does, `hopper-medium-v2`), is the task's environment, in any version.
+
+    Raises `LamoError` where it is another task's, warns where it is none's.
+    """
+    own = base_name(task.env)
+    known = {base_name(row.env) for row in TASKS.values() if base_name(env) in (base_name(row.env), row.name)}
+    if known and own not in known:
+        raise LamoError(
+            f"{source}: was recorded in {env}, but --task {task.name} scores returns in {task.env}; leave --task "
+            "out, or give one of its own environment"
+        )
+    if not known:
+        warn(f"{source}: was recorded in {env}; scored as if in {task.env}, as --task {task.name} says")
+
+
 def score(blocks: Iterable[Episodes], metadata: Mapping[str, Any], task: str | None = None) -> dict[str, Any]:
     """Scores of all episodes -> a JSON-able dict: figures, quantiles, and a row for each episode.
 
-    Looks at one block after the other. Raises `LamoError` where there is no reference (`reference`).
+    Looks at one block after the other. Raises `LamoError` where there is no reference (`reference`), and for a log that
+    was read without rewards.
     """
+    if metadata.get(UNREWARDED):
+        raise LamoError(
+            f"{metadata.get('source', 'episodes')}: was read with --reward none; without rewards, no scores"
+        )
     found = reference(metadata, task)
     rows: list[tuple[int, int, float, str]] = []
     for block in blocks:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lamo.data.episodes import Episodes
-from lamo.data.sources import BLOCKS, is_adapted, located, read
+from lamo.data.sources import BLOCKS, is_adapted, located, read, read_blocks
 from lamo.data.sources.options import ReadOptions
+from lamo.data.sources.parts import take_parts
 
 BLOCK_BYTES = 1 << 25
 """Bytes of a block's steps, unless one episode has more."""
@@ -63,6 +64,10 @@ def stream(source: str | Path, options: ReadOptions | None = None, size: int = B
     """
     options = options or ReadOptions()
     with located(source, options) as (kind, path, name):
+        if kind == "store" and (keys := options.obs_keys) is not None:  # block by block: all would not fit
+            found = of_episodes(read(kind, path, name, replace(options, obs_keys=None)), size)
+            parts = found.map(lambda block: take_parts(block, keys))
+            return replace(parts, metadata=next(iter(parts)).metadata, steps=found.steps)
         first = next(_blocks(source, options, size)) if kind in BLOCKS else None
         if first is None or is_adapted(first):
             return of_episodes(read(kind, path, name, options), size)
@@ -72,7 +77,7 @@ def stream(source: str | Path, options: ReadOptions | None = None, size: int = B
 
 def _blocks(source: str | Path, options: ReadOptions, size: int) -> Iterator[Episodes]:
     with located(source, options) as (kind, path, name):
-        for block in BLOCKS[kind](path, name, options, size):
+        for block in read_blocks(kind, path, name, options, size):
             yield from block.blocks(size) if block.steps * block.step_bytes > 2 * size else (block,)
 
 

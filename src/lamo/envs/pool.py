@@ -82,10 +82,12 @@ def _nearest_env(env_id: str) -> str:
     return close if close.startswith("did") else "Gymnasium lists what it knows with `gymnasium.pprint_registry()`"
 
 
-def _leaves(space: spaces.Space[Any], prefix: str = "") -> list[str]:
+def _leaves(space: spaces.Space[Any], prefix: str = "") -> dict[str, spaces.Space[Any]]:
     if not isinstance(space, spaces.Dict):
-        return [prefix.rstrip("/")] if prefix else []
-    return [name for key, inner in space.spaces.items() for name in _leaves(inner, f"{prefix}{key}/")]
+        return {prefix.rstrip("/"): space} if prefix else {}
+    return {
+        name: part for key, inner in space.spaces.items() for name, part in _leaves(inner, f"{prefix}{key}/").items()
+    }
 
 
 def _only(space: spaces.Space[Any], keys: Sequence[str], known: Sequence[str], env_id: str) -> spaces.Space[Any]:
@@ -124,8 +126,11 @@ class EnvPool:
         self.envs: list[gymnasium.Env[Any, Any]] = [make(env_id, **kwargs)]
         self.observation_space: spaces.Space[Any] = self.envs[0].observation_space
         self.action_space: spaces.Space[Any] = self.envs[0].action_space
-        self.observation_keys = _leaves(self.observation_space)
+        leaves = _leaves(self.observation_space)
+        self.observation_keys = list(leaves)
         """Names of the parts of dict observations, `achieved_goal/kettle`; empty where they are none."""
+        self.observation_sizes = [spaces.flatdim(part) for part in leaves.values()]
+        """Numbers of each of these."""
         if obs_keys is not None:
             try:
                 self.observation_space = _only(self.observation_space, obs_keys, self.observation_keys, env_id)

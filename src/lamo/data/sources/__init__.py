@@ -15,6 +15,7 @@ from lamo.data.episodes import Episodes
 from lamo.data.join import join
 from lamo.data.kitchen import adapt, is_kitchen
 from lamo.data.mazes import end_at_goal, is_maze
+from lamo.data.relabel import UNREWARDED
 from lamo.data.sources.arrays import npz_blocks, read_npz
 from lamo.data.sources.d4rl import d4rl_blocks, read_d4rl
 from lamo.data.sources.hdf5 import open_hdf5
@@ -23,6 +24,7 @@ from lamo.data.sources.lerobot import INFO, lerobot_blocks, read_lerobot
 from lamo.data.sources.memory import episodes_from
 from lamo.data.sources.minari import MAIN_FILE, holds_episodes, minari_blocks, read_minari
 from lamo.data.sources.options import ReadOptions
+from lamo.data.sources.parts import take_parts
 from lamo.data.sources.robomimic import holds_demonstrations, read_robomimic, robomimic_blocks
 from lamo.data.sources.tables import SUFFIXES as TABLE_SUFFIXES
 from lamo.data.sources.tables import read_tables, table_blocks, table_files
@@ -158,14 +160,27 @@ def read(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
 
 
 def _read_whole(kind: str, path: Path, name: str, options: ReadOptions) -> Episodes:
-    episodes = SOURCES[kind](path, name, options)
+    episodes = _as_asked(SOURCES[kind](path, name, options), kind, options)
     return episodes if kind == "store" else _adapted(episodes)
+
+
+def read_blocks(kind: str, path: Path, name: str, options: ReadOptions, size: int) -> Iterator[Episodes]:
+    """What `located` found, of the formats in `BLOCKS`, in blocks of about `size` bytes; nothing is adapted."""
+    return (_as_asked(block, kind, options) for block in BLOCKS[kind](path, name, options, size))
+
+
+def _as_asked(episodes: Episodes, kind: str, options: ReadOptions) -> Episodes:
+    """What a reader gives, with what all formats have in common done to it."""
+    if options.reward == "none":
+        episodes = replace(episodes, metadata={**episodes.metadata, UNREWARDED: True})
+    # robomimic's keys are names in the file, which its reader looks up
+    return episodes if kind == "robomimic" else take_parts(episodes, options.obs_keys)
 
 
 def _adapted_blocks(kind: str, path: Path, name: str, options: ReadOptions) -> Iterator[Episodes]:
     """What `_read_whole` gives, in blocks where nothing has to be adapted."""
     first = True
-    for block in BLOCKS[kind](path, name, options, _BLOCK_BYTES):
+    for block in read_blocks(kind, path, name, options, _BLOCK_BYTES):
         if first and is_adapted(block):
             yield from _read_whole(kind, path, name, options).blocks(_BLOCK_BYTES)
             return

@@ -10,7 +10,7 @@ import numpy as np
 
 from lamo.data.sources.arrow import numbers, reading
 from lamo.data.sources.columns import FILE, Columns
-from lamo.data.sources.flat import check_bomb, check_fits, state_width
+from lamo.data.sources.flat import as_flags, check_bomb, check_fits, state_width
 from lamo.data.sources.rows import Rows
 from lamo.errors import LamoError
 
@@ -112,9 +112,7 @@ class Filler:
         for role in ("terminated", "truncated"):
             if (column := getattr(self.columns, role)) is not None:
                 values = _single(batch[column], column, name, first)
-                if not np.isfinite(values).all():
-                    raise LamoError(f"{name}: column {column!r} holds a value that is neither true nor false")
-                self._array(role)[span] = values != 0
+                self._array(role)[span] = as_flags(values, name, f"column {column!r}")
         if (column := self.columns.time) is not None:
             values = _single(_as_numbers(batch[column], column, name), column, name, first)
             self.kinds.setdefault("time", np.float64 if values.dtype.kind == "f" else np.int64)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lamo.data.episodes import Episodes
-from lamo.data.sources.flat import action_type, check_fits
+from lamo.data.sources.flat import action_type, as_flags, check_fits
 from lamo.data.sources.options import ReadOptions, as_kind, listed
 from lamo.errors import LamoError, warn
 
@@ -148,10 +148,8 @@ def gather(
             final[filled] = np.nan
         for key, out in ended.items():
             if record.get(key) is not None:
-                flag = _rows(record, key, (), steps, source)
-                if not np.isfinite(flag).all():
-                    raise LamoError(f"{source}: {record.label}: {key} holds a value that is neither true nor false")
-                out[filled] = flag[-1] != 0
+                flag = as_flags(_rows(record, key, (), steps, source), f"{source}: {record.label}", key)
+                out[filled] = flag[-1]
                 inside += int(np.count_nonzero(flag[:-1]))
         filled += 1
     actions = as_kind(actions, options.actions, source)

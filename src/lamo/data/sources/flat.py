@@ -69,6 +69,14 @@ def read_into(column: Column, out: np.ndarray) -> np.ndarray:
     return out
 
 
+def as_flags(values: np.ndarray, source: str, key: str) -> np.ndarray:
+    """(n,) bool of the numbers 0 and 1. Raises `LamoError` for any other, which says nothing of an end."""
+    flags = values == 1
+    if not (sound := flags | (values == 0)).all():
+        raise LamoError(f"{source}: {key} holds {values[~sound][0]}, which is neither true nor false (1 nor 0)")
+    return flags
+
+
 def rows(column: Column, index: np.ndarray, width: int) -> np.ndarray:
     """(len(index), width) float32: some rows of a column, `index` rising."""
     out = np.empty((len(index), width), np.float32)
@@ -179,10 +187,11 @@ def flat_blocks(
     flags = _checked(columns, source, options)
     steps = columns["observations"].shape[0]
     ends = [np.zeros(1, np.int64)]
-    kinds = [columns[key] for key in flags.values() if key is not None]
+    named = [key for key in flags.values() if key is not None]
+    kinds = [columns[key] for key in named]
     row = 0
     for flag in zip(*(_Front(column).blocks(BLOCK) for column in kinds), strict=True):
-        ended = np.any([_flags(values) for values in flag], axis=0)
+        ended = np.any([as_flags(v.reshape(len(v)), source, key) for v, key in zip(flag, named, strict=True)], axis=0)
         ends.append(np.flatnonzero(ended) + row + 1)
         row += len(ended)
     offsets = np.concatenate(ends)
@@ -201,10 +210,6 @@ def flat_blocks(
         block = replace(block, ids=block.ids + first)
         yield Piece(block, slice(first, last), slice(start, stop), len(offsets) - 1)
         first = last
-
-
-def _flags(values: np.ndarray) -> np.ndarray:
-    return values.reshape(len(values)) != 0
 
 
 class _Front:
@@ -342,11 +347,8 @@ def _log_probs(columns: Mapping[str, Column], steps: int, discrete: bool, source
 
 def _vector(column: Column, key: str, dtype: np.dtype, source: str) -> np.ndarray:
     _check_vector(column, key, source)
-    if dtype.kind == "b" and column.dtype.kind == "f":
-        flags = read_into(column, np.empty(column.shape[0], np.float32))
-        if not np.isfinite(flags).all():
-            raise LamoError(f"{source}: {key} holds {flags[~np.isfinite(flags)][0]}, which is neither true nor false")
-        return flags != 0
+    if dtype.kind == "b" and column.dtype.kind != "b":
+        return as_flags(read_into(column, np.empty(column.shape[0], column.dtype)), source, key)
     return read_into(column, np.empty(column.shape[0], dtype))
 
 

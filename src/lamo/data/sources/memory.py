@@ -15,8 +15,9 @@ import numpy as np
 
 from lamo.data.episodes import BLOCK, Episodes
 from lamo.data.sources.episodic import Part, gather
-from lamo.data.sources.flat import TERMINALS, TIMEOUTS, action_type, check_fits, flat_episodes, state_width
+from lamo.data.sources.flat import TERMINALS, TIMEOUTS, action_type, as_flags, check_fits, flat_episodes, state_width
 from lamo.data.sources.options import ReadOptions, as_kind, chosen
+from lamo.data.sources.parts import UnknownParts
 from lamo.data.sources.rows import Rows, episodes_of_rows
 from lamo.errors import LamoError
 
@@ -146,7 +147,9 @@ def _from_arrays(data: Mapping[str, Any], name: str, metadata: dict[str, Any], o
         acted = as_kind(arrays["actions"].reshape(-1, *inner).astype(kind), options.actions, name)
         seen = arrays["observations"].reshape(-1, width).astype(np.float32)
     flags = {plain: next((arrays[key] for key in names if key in arrays), None) for plain, names in _ENDS.items()}
-    ends = {key: None if flag is None else _per_step(flag, key, name) != 0 for key, flag in flags.items()}
+    ends = {
+        key: None if flag is None else as_flags(_per_step(flag, key, name), name, key) for key, flag in flags.items()
+    }
     rows = Rows(
         seen,
         acted if acted.ndim == 2 else acted[:, None],
@@ -176,6 +179,8 @@ def _per_step(array: np.ndarray, what: str, name: str) -> np.ndarray:
 def _observations(value: Any, options: ReadOptions, what: str, name: str) -> tuple[np.ndarray, list[str] | None]:
     """(rows, …) numbers, and the keys that they come from where `value` is a dict of arrays."""
     if not isinstance(value, Mapping):
+        if options.obs_keys is not None:
+            raise UnknownParts(name)
         return _array(value, what, name), None
     leaves = dict(_leaves(value, "", what, name))
     keys = chosen(list(leaves), options.obs_keys, name)
@@ -230,7 +235,7 @@ class _Given:
             value = next((found for name in (key, *names) if (found := read(name)) is not None), None)
             if value is not None:
                 flag = _array(value, key, where)
-                self.arrays[key] = flag if flag.ndim else self._at_end(bool(flag))
+                self.arrays[key] = flag if flag.ndim else self._at_end(bool(as_flags(flag.reshape(1), where, key)[0]))
 
     def _at_end(self, flag: bool) -> np.ndarray:
         out = np.zeros(len(self.arrays["actions"]) if "actions" in self.arrays else 0, bool)

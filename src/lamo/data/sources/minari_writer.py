@@ -172,7 +172,7 @@ def _notes(episodes: Episodes, path: Path, tree: Tree | None) -> dict[str, Any]:
         "minari_version": VERSION,
     }
     if metadata.get("env") is not None:
-        spec = _spec(str(metadata["env"]), metadata.get("env_kwargs") or {})
+        spec = _spec(str(metadata["env"]), metadata.get("env_kwargs") or {}, metadata.get("env_limit"))
         if spec is None:
             warn(f"{path.name}: {metadata['env']!r} is no id of an environment; the dataset names none")
         else:
@@ -232,8 +232,10 @@ def _id(path: Path) -> str:
     return name if is_minari_id(name) else f"{name}-v0"
 
 
-def _spec(env: str, kwargs: Mapping[str, Any]) -> str | None:
-    """Gymnasium's specification as JSON; of an environment that is not registered here name and arguments alone."""
+def _spec(env: str, kwargs: Mapping[str, Any], limit: int | None) -> str | None:
+    """Gymnasium's specification as JSON, with the arguments and the limit (steps) of the recording; of an environment
+    that is not registered here these and the name alone.
+    """
     if not _ENV.fullmatch(env):
         return None
     import gymnasium  # here: only data that name their environment need it
@@ -247,4 +249,5 @@ def _spec(env: str, kwargs: Mapping[str, Any]) -> str | None:
     if env in gymnasium.registry:
         with suppress(ValueError, TypeError):  # made by a function that no text can name
             spec = json.loads(gymnasium.registry[env].to_json())
-    return json.dumps({**spec, "kwargs": {**spec["kwargs"], **kwargs}})
+    said = {} if limit is None else {"max_episode_steps": limit}
+    return json.dumps({**spec, **said, "kwargs": {**spec["kwargs"], **kwargs}})

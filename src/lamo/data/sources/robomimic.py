@@ -67,11 +67,13 @@ def robomimic_blocks(path: Path, source: str, options: ReadOptions, size: int | 
             raise NoRewards(f"{source}: {first.label} has no rewards; robomimic's dataset_states_to_obs.py adds them")
         told = attribute(data, "env_args", source) if "env_args" in data.attrs else None
         env = _env(told, source)
+        kwargs = env.get("env_kwargs")
         total = attribute(data, "total", source) if "total" in data.attrs else None
         metadata: dict[str, Any] = {
             "source": source,
             "format": "robomimic",
             "env": env.get("env_name") if env.get("env_type") == GYM else None,
+            "env_kwargs": kwargs if env.get("env_type") == GYM and isinstance(kwargs, dict) else {},
             "action_low": None,
             "action_high": None,
             "observation_keys": [part.key.removeprefix("obs/") for part in parts],

@@ -97,7 +97,8 @@ def _env_args(episodes: Episodes) -> dict[str, Any] | None:
     told = (episodes.metadata.get("attributes") or {}).get("env_args")
     if isinstance(told, dict) and env in (None, told.get("env_name")):
         return told
-    return None if env is None else {"env_name": env, "env_type": GYM, "env_kwargs": {}}
+    kwargs = episodes.metadata.get("env_kwargs") or {}
+    return None if env is None else {"env_name": env, "env_type": GYM, "env_kwargs": kwargs}
 
 
 def _write_demo(demo: h5py.Group, block: Episodes, e: int, known: bool, parts: dict[str, slice]) -> None:
