@@ -44,7 +44,7 @@ def train(
     Raises `LamoError` for bad input and for a loss that is not finite, `Interrupted` after Ctrl-C or SIGTERM.
     """
     check_free(out)
-    member = _create(experiment, out, *_build(experiment), command, workers)
+    member = _create(experiment, out, *_build(experiment, quiet=quiet), command, workers)
     _fit([member], quiet, tensorboard)
     return member.run
 
@@ -74,7 +74,7 @@ def train_together(
         loaded = read(first)
     built = []
     for experiment in experiments:
-        built.append((*_build(experiment, loaded), torch.get_rng_state()))
+        built.append((*_build(experiment, loaded, quiet=quiet or bool(built)), torch.get_rng_state()))
         why_not = _pack([learner for _, learner, _ in built])
         if why_not is not None:
             del built
@@ -194,8 +194,10 @@ def _create(
     return Member(run, experiment, setup, learner, workers)
 
 
-def _build(experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None) -> tuple[Setup, Any]:
-    setup = prepare(experiment, loaded, known)
+def _build(
+    experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None, *, quiet: bool = False
+) -> tuple[Setup, Any]:
+    setup = prepare(experiment, loaded, known, quiet=quiet)
     torch.manual_seed(experiment.seed)
     learner = get_algorithm(PRESETS[experiment.preset][0])(
         experiment.algorithm,
