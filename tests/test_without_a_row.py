@@ -17,7 +17,7 @@ from lamo.data import load_episodes
 from lamo.data.sources.d4rl import write_d4rl
 from lamo.errors import LamoError
 from lamo.evaluate_run import evaluate
-from lamo.prepare import prepare
+from lamo.prepare import asked_for, prepare
 from lamo.runs import Run
 from lamo.train import resume, train
 
@@ -153,13 +153,18 @@ def test_a_line_says_what_the_policy_is_asked_for(tmp_path: Path, capsys: pytest
     np.savez(tmp_path / "data.npz", rewards=np.array([1, 1, 1, 4, 4, 4.0]), env_id="Mine-v0", **steps)
     settings: dict[str, Any] = {"dataset": str(tmp_path / "data.npz"), "eval_episodes": 0}
 
-    def said(preset: str = "dt", quiet: bool = False, **more: Any) -> str:
-        prepare(Experiment.of(preset, **settings, **more), quiet=quiet)
-        return capsys.readouterr().err
+    def said(preset: str = "dt", **more: Any) -> str:
+        experiment = Experiment.of(preset, **settings, **more)
+        return asked_for(experiment, prepare(experiment).task) or ""
 
     line = said()
     assert "targets are the 0.9 quantile and the largest of its returns: targets 11.1, 12, return scale 10" in line
-    assert "horizon 3; --targets asks for others" in line and line.count("\n") == 1
+    assert "horizon 3; --targets asks for others" in line and "\n" not in line
     assert "Mine-v0: targets 5 as given, return scale 10, horizon 3" in said(targets=(5.0,))
     assert "targets, scale and score as in hopper" in said(env="Hopper-v5")
-    assert said(quiet=True) == "" and said("bc") == "", "who is not asked for a return has none"
+    assert said("bc") == "", "who is not asked for a return has none"
+    capsys.readouterr()
+    small = {"steps": 1, "layers": 1, "width": 8, "context": 2, "device": "cpu"}
+    for quiet in (False, True):
+        train(Experiment.of("dt", **settings, **small), tmp_path / f"run-{quiet}", quiet=quiet)
+        assert (f"lamo: {line}\n" in capsys.readouterr().err) is not quiet

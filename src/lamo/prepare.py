@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,15 +93,12 @@ def _keyed(episodes: Episodes, experiment: Experiment) -> Episodes:
         return parts_of(episodes, pool.observation_keys, pool.observation_sizes, experiment.obs_keys or ())
 
 
-def prepare(
-    experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None, *, quiet: bool = False
-) -> Setup:
+def prepare(experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None) -> Setup:
     """Read the data, check it against the environment, choose the share, resolve what depends on them.
 
     `loaded` is what `read` gave, where several experiments share it. Horizon, targets and return scale are those of
     `known`, where a run goes on. Raises `LamoError` for whatever does not fit together; nothing is written. Without
-    evaluation the environment is not made. Where no row says them, a line on standard error tells targets, scale and
-    horizon and where they are from, unless `quiet`.
+    evaluation the environment is not made.
     """
     device = resolve_device(experiment.device)
     episodes = read(experiment) if loaded is None else loaded
@@ -120,8 +116,6 @@ def prepare(
             "give --actions discrete if they are choices"
         )
     task = _task(experiment, episodes, env, facts.limit)
-    if known is None and experiment.task is None and experiment.conditioned and not quiet:
-        print(f"lamo: {_described(task, bool(experiment.fixed_targets))}", file=sys.stderr, flush=True)
     if known is not None:
         task = replace(task, horizon=known.horizon, targets=known.targets, return_scale=known.return_scale)
     episodes, held_out = episodes.subsample(experiment.ratio, experiment.seed), None
@@ -163,11 +157,14 @@ def _task(experiment: Experiment, episodes: Episodes, env: str | None, limit: in
     return replace(task, targets=(experiment.fixed_targets or task.targets) if experiment.conditioned else ())
 
 
-def _described(task: Task, given: bool) -> str:
-    """What a policy is asked for, and who said so; `given`: the user gave the targets."""
+def asked_for(experiment: Experiment, task: Task) -> str | None:
+    """What the policy will be asked for, and who said so; None where the task's row says it, and of methods that are
+    asked for nothing."""
+    if experiment.task is not None or not experiment.conditioned:
+        return None
     targets = f"targets {', '.join(f'{target:g}' for target in task.targets)}"
     scale = f"return scale {task.return_scale:g}, horizon {task.horizon}"
-    if given:
+    if experiment.fixed_targets:
         return f"{task.env}: {targets} as given, {scale}"
     return f"{task.description}: {targets}, {scale}; --targets asks for others"
 

@@ -6,6 +6,7 @@ One run or several at once: runs that share a frozen language model go through i
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from lamo.config import Experiment, Spec, read_dataclass
 from lamo.data.episodes import Episodes
 from lamo.errors import LamoError, warn
 from lamo.member import Member
-from lamo.prepare import Setup, prepare, read
+from lamo.prepare import Setup, asked_for, prepare, read
 from lamo.progress import Bar, Board
 from lamo.provenance import provenance
 from lamo.runs import Run, check_free
@@ -44,7 +45,8 @@ def train(
     Raises `LamoError` for bad input and for a loss that is not finite, `Interrupted` after Ctrl-C or SIGTERM.
     """
     check_free(out)
-    member = _create(experiment, out, *_build(experiment, quiet=quiet), command, workers)
+    member = _create(experiment, out, *_build(experiment), command, workers)
+    _announce(member, quiet)
     _fit([member], quiet, tensorboard)
     return member.run
 
@@ -74,7 +76,7 @@ def train_together(
         loaded = read(first)
     built = []
     for experiment in experiments:
-        built.append((*_build(experiment, loaded, quiet=quiet or bool(built)), torch.get_rng_state()))
+        built.append((*_build(experiment, loaded), torch.get_rng_state()))
         why_not = _pack([learner for _, learner, _ in built])
         if why_not is not None:
             del built
@@ -85,6 +87,7 @@ def train_together(
     for experiment, out, (setup, learner, random) in zip(experiments, outs, built, strict=True):
         members.append(_create(experiment, out, setup, learner, command, workers))
         members[-1].random = random
+    _announce(members[0], quiet)
     _fit(members, quiet, tensorboard)
     return [member.run for member in members]
 
@@ -194,10 +197,15 @@ def _create(
     return Member(run, experiment, setup, learner, workers)
 
 
-def _build(
-    experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None, *, quiet: bool = False
-) -> tuple[Setup, Any]:
-    setup = prepare(experiment, loaded, known, quiet=quiet)
+def _announce(member: Member, quiet: bool) -> None:
+    """One line on standard error: what the policy will be asked for, where no task's row says it."""
+    line = asked_for(member.experiment, member.setup.task)
+    if line is not None and not quiet:
+        print(f"lamo: {line}", file=sys.stderr, flush=True)
+
+
+def _build(experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None) -> tuple[Setup, Any]:
+    setup = prepare(experiment, loaded, known)
     torch.manual_seed(experiment.seed)
     learner = get_algorithm(PRESETS[experiment.preset][0])(
         experiment.algorithm,

@@ -121,13 +121,8 @@ def test_a_named_attention_kernel_is_used(monkeypatch: pytest.MonkeyPatch) -> No
         settings(attention="sdpa", blocks="fast")
 
 
-def test_a_band_needs_the_fast_blocks_and_float32_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said before anything has trained; a Transformer that trains in full has its band wherever it is trained."""
-    for given in ({"blocks": "library"}, {"attention": "eager"}):
-        with pytest.raises(LamoError, match="--span needs the fast blocks"):
-            settings(span=2, **given)
-    with pytest.raises(LamoError, match="--span: not with this language model: a llama"):
-        Backbone(llama(), settings(span=2))
+def test_a_band_has_float32_products_where_all_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast blocks, which act with a band, cast nothing; so it is trained alike wherever it is."""
     for fast in (False, True):
         monkeypatch.setattr(backbone_module, "has_fast_bfloat16", lambda fast=fast: fast)
         whole = {"adapt": "full", "dtype": "auto"}

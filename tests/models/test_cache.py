@@ -126,3 +126,10 @@ def test_what_was_executed_enters_the_memory() -> None:
 def test_a_band_that_cannot_be(settings: dict[str, Any]) -> None:
     with pytest.raises(LamoError, match="--span"):
         policy(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"blocks": "library"}, {"attention": "sdpa"}])
+def test_a_band_needs_the_fast_blocks(settings: dict[str, Any]) -> None:
+    """Which is said before anything trains."""
+    with pytest.raises(LamoError, match="--span needs the fast blocks"):
+        policy(span=2, **settings)

@@ -142,8 +142,6 @@ class SequenceSettings:
             raise LamoError(f"--cuda-graph does not go with {why}; drop one of them")
         if self.blocks == "fast" and self.attention != "auto":
             raise LamoError(f"--attention {self.attention} is a kernel of the other blocks; drop --blocks fast, or it")
-        if self.span is not None and (self.blocks == "library" or self.attention != "auto"):
-            raise LamoError("--span needs the fast blocks; drop --blocks library and --attention")
         if self.span is not None and not 1 <= self.span <= self.context:
             raise LamoError(f"--span {self.span} must lie between 1 and --context {self.context}")
         if self.span is not None and self.positions == "on":

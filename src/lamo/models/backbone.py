@@ -88,8 +88,6 @@ class Backbone(nn.Module):
             self._add_adapters(settings)
         self.autocast = not frozen and self.product_dtype == torch.bfloat16  # weights stay float32
         self.fast = self._is_fast(settings)
-        if self.span is not None and not self.fast:
-            raise LamoError(f"--span: not with this language model: {refusal(lm)}; drop it")
         self.lora_dropout = settings.lora_dropout
         self.checkpointing = settings.gradient_checkpointing
         if self.checkpointing and not self.fast:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lamo.algorithms.settings import SequenceSettings
 from lamo.config import Spec
+from lamo.errors import LamoError
 from lamo.models.backbone import Backbone
 from lamo.models.dropout import Masks
 from lamo.models.embeddings import ActionEmbedding, action_head, embedding, interleave
@@ -33,6 +34,8 @@ class DecisionModel(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = Backbone(lm, settings, device, dtype)
+        if settings.span is not None and not self.backbone.fast:
+            raise LamoError("--span needs the fast blocks: a GPT-2, without --blocks library and --attention")
         width = self.backbone.width
         self.horizon = spec.horizon
         self.embed_return = embedding(settings.embedding, 1, width)
