@@ -70,7 +70,7 @@ def pace(act, pool: EnvPool, episodes: int, context: int, horizon: int) -> Pace:
     )
     lengths = np.array([record["length"] for record in records])
     turn = marks[min(context, len(marks) - 1)]
-    growing, sliding = np.minimum(lengths, context).sum(), np.maximum(lengths - context, 0).sum()
+    growing, sliding = int(np.minimum(lengths, context).sum()), int(np.maximum(lengths - context, 0).sum())
     return Pace(context, (turn - marks[0]) / growing, (marks[-1] - turn) / max(sliding, 1))
 
 
