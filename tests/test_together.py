@@ -165,6 +165,31 @@ def test_runs_that_are_not_equally_far_go_on_in_turn(
     assert "twice" in capsys.readouterr().err
 
 
+def test_runs_of_different_methods_go_on_in_turn(
+    data: Path, small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    train(experiment(data, small_lm, steps=6, eval_episodes=0), paths[0], quiet=True)
+    plain = {"steps": 6, "eval_episodes": 0, "batch_size": 8, "device": "cpu"}
+    train(Experiment.of("bc", dataset=str(data), **plain), paths[1], quiet=True)
+    resume_together(paths, steps=9, quiet=True)
+    assert "their methods differ" in capsys.readouterr().err
+    assert all((Run.open(path).summary() or {})["steps"] == 9 for path in paths)
+
+
+def test_a_damaged_newest_checkpoint_keeps_runs_from_going_on_together(
+    data: Path, small_lm: Path, tmp_path: Path
+) -> None:
+    """The run would go on from the one before, and no longer be as far as the others."""
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        train(experiment(data, small_lm, eval_episodes=0), path, quiet=True)
+    newest = max((paths[0] / "checkpoints").rglob("*.safetensors"), key=lambda file: file.parent.name + file.name)
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.raises(LamoError, match=r"not equally far: .*a at 6, .*b at 12; resume the runs one by one"):
+        resume_together(paths, steps=18, quiet=True)
+
+
 def test_one_that_diverges_does_not_take_the_others_along(data: Path, small_lm: Path, tmp_path: Path) -> None:
     good = experiment(data, small_lm, checkpoint_every=0, eval_episodes=0)
     bad = experiment(data, small_lm, checkpoint_every=0, eval_episodes=0, learning_rate=1e20)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,9 @@ def resume_together(
     if why_not is not None:
         del members
         warn(f"one after the other, not as one batch: {why_not}")
-        return [resume(run.path, steps=steps, device=device, workers=workers, **watch) for run in runs]
+        for run, _ in begun:
+            resume(run.path, steps=steps, device=device, workers=workers, **watch)
+        return runs
     for member in members:
         if member.experiment.to_json() != member.run.config:
             member.run.save_config(member.experiment.to_json())
@@ -182,6 +185,8 @@ def _reopened(run: Run, experiment: Experiment, loaded: Episodes | None) -> tupl
 
 def _pack(learners: Sequence[Any]) -> str | None:
     """Let learners share one frozen model; None, or why they cannot."""
+    if len({type(learner) for learner in learners}) > 1:
+        return "their methods differ"
     pack = getattr(type(learners[0]), "pack", None)
     return pack(learners) if pack else "its learner trains alone"
 
@@ -228,30 +233,33 @@ def _fit(members: Sequence[Member], quiet: bool, tensorboard: bool) -> None:
         for member in members:
             stack.enter_context(member.run.locked())
             member.begin(stack.enter_context(Board(member.run.path, tensorboard)))
+        if len({member.at.step for member in members}) > 1:  # the newest checkpoint of one may be damaged
+            told = ", ".join(f"{member.run.path} at {member.at.step}" for member in members)
+            raise LamoError(f"the newest whole checkpoints are not equally far: {told}; resume the runs one by one")
         stop = stack.enter_context(Signals(quiet))
         name = paths[0].name if len(paths) == 1 else f"{paths[0].name} … {paths[-1].name}"
         with Bar(name, steps, first.at.step, quiet=quiet) as bar:
             while True:
-                for member in members:  # first what is due at this step, then the next step
-                    member.due(bar, stop)
+                _each(members, partial(Member.due, bar=bar, stop=stop))  # at this step; then the next step
                 if stop.caught:
                     raise Interrupted(first.at.step, _go_on(members), stop.caught)
                 if first.at.step == steps:
                     break
                 start = time.perf_counter()
                 rows = update([next(member.batches) for member in members])
-                _took(members, rows, time.perf_counter() - start)
+                _each(members, partial(Member.took, seconds=time.perf_counter() - start), rows)
                 bar.step(sum(row["loss"] for row in rows) / len(rows))
         for member in members:
             member.finish()
 
 
-def _took(members: Sequence[Member], rows: Sequence[dict[str, float]], seconds: float) -> None:
-    """A step was done. If one run cannot go on, the others are saved before its error is raised."""
+def _each(members: Sequence[Member], do: Callable[..., None], *given: Sequence[Any]) -> None:
+    """`do` for every run, with what is given for it. If one cannot go on, the others are saved before its error is
+    raised."""
     well, fault = [], None
-    for member, row in zip(members, rows, strict=True):
+    for member, *own in zip(members, *given, strict=True):
         try:
-            member.took(row, seconds)
+            do(member, *own)
             well.append(member)
         except LamoError as error:
             fault = fault or error
