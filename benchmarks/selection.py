@@ -2,6 +2,7 @@
 
     python benchmarks/selection.py --out study                                        # Reacher2d, the embedded data
     python benchmarks/selection.py --out hopper --dataset hopper-medium.hdf5 --env Hopper-v5 --grid hopper
+    python benchmarks/selection.py --out choices --dataset cartpole-random.hdf5 --env CartPole-v1 --grid cartpole
 
 Trains a grid of small policies (different methods, lengths of training and shares of the data), plays each of them in
 the environment, lets every estimator of `lamo select` rank them by the logged data, and compares: Spearman's rank
@@ -56,6 +57,10 @@ GRIDS: dict[str, tuple[Block, ...]] = {
     "hopper": (
         Block(("dt",), (100, 300, 1000), (0.05, 1.0), SEQUENCE),
         Block(BASELINES, (1000, 10_000), (0.05, 1.0), {}),
+    ),
+    "cartpole": (
+        Block(("dt",), (100, 1000), (0.05, 1.0), {**SEQUENCE, "targets": (50.0, 200.0)}),
+        Block(("bc", "bc10", "iql", "cql", "bcq", "nfq"), (100, 300, 2000), (0.05, 1.0), {}),
     ),
 }
 HOLDOUT = 0.1

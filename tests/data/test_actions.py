@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamo.data.actions import action_scaling, choices_of, future_actions, one_hot, unbounded
+from lamo.data.actions import action_scaling, choices_of, future_actions, off_the_bounds, one_hot, unbounded
 from lamo.data.episodes import Episodes
 from lamo.data.windows import Windows
 from lamo.errors import LamoError
@@ -35,6 +35,27 @@ def test_the_unit_box_is_itself() -> None:
     values = np.random.default_rng(0).uniform(-2, 2, (50, 2)).astype(np.float32)
     np.testing.assert_array_equal(scaling.to_unit(values), values)
     assert not action_scaling((-1.0, -2.0), (1.0, 1.0), (np.zeros(2), np.zeros(2))).identity
+
+
+@given(
+    st.lists(st.floats(-2, 2, width=32) | st.sampled_from([-1.0, 1.0]), min_size=1, max_size=30),
+    st.floats(0, 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_only_what_lies_at_a_bound_is_drawn_anew(numbers: list[float], margin: float, seed: int) -> None:
+    before = np.array(numbers, np.float32)
+    after = off_the_bounds(before, margin, np.random.default_rng(seed))
+    at = np.abs(before) >= 1 - 1e-6
+    assert after.dtype == np.float32
+    np.testing.assert_array_equal(after[~at], before[~at])
+    np.testing.assert_array_equal(np.sign(after[at & (np.abs(after) > 0)]), np.sign(before[at & (np.abs(after) > 0)]))
+    assert (np.abs(after[at]) <= 1).all() and (np.abs(after[at]) >= 1 - margin - 1e-6).all()
+
+
+def test_the_margin_is_filled_evenly() -> None:
+    after = off_the_bounds(np.full(10_000, -1, np.float32), 0.2, np.random.default_rng(0))
+    shares = np.histogram(after, 4, (-1, -0.8))[0] / len(after)
+    assert shares == pytest.approx(0.25, abs=0.02)
 
 
 def test_where_there_is_no_bound_the_data_s_extremes_stand() -> None:

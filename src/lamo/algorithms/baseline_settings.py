@@ -137,6 +137,10 @@ class CQLSettings(ValueSettings):
     sampled_actions: int = 10
     """Actions per state from each of three sources (uniform, the policy here, the policy at the next state) that stand
     for all actions; continuous actions only. The cost of a step is nearly proportional to it."""
+    bound_margin: float = 0.1
+    """Where actions span [-1, 1]: those of the data at -1 or 1, as clipping leaves them, are learned as drawn anew at
+    each step from the outermost margin so wide; 0 leaves them, and Q grows without end there. Continuous actions
+    only."""
     actor_learning_rate: float = 3e-5
     """Adam's learning rate of the policy and of the entropy's weight; continuous actions only."""
     critic_learning_rate: float = 3e-4
@@ -144,6 +148,7 @@ class CQLSettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _need_within(self, ["bound_margin"], 0, 1, ends="[]")
         if self.conservative_weight is not None:
             _need_within(self, ["conservative_weight"], 0, float("inf"), ends="[)")
         _need_at_least_one(self, "sampled_actions")

@@ -24,7 +24,7 @@ from lamo.algorithms.method import Batch, Chunks, Method, cosine
 from lamo.algorithms.nfq import NFQ
 from lamo.algorithms.td3bc import TD3BC
 from lamo.config import Spec
-from lamo.data.actions import KIND_WORDS, Scaling, action_scaling
+from lamo.data.actions import KIND_WORDS, Scaling, action_scaling, off_the_bounds
 from lamo.data.episodes import Episodes, Statistics
 from lamo.data.transitions import ChunkBatch, TransitionBatch, Transitions, best_episodes, return_range_scale
 from lamo.errors import LamoError, warn
@@ -96,14 +96,17 @@ class Baseline:
 
     def batches(self, rng: np.random.Generator) -> Iterator[TransitionBatch | ChunkBatch]:
         """An endless stream, all of it drawn with `rng`."""
-        chunk = getattr(self.settings, "chunk", 1)
+        chunk, margin = getattr(self.settings, "chunk", 1), getattr(self.settings, "bound_margin", 0.0)
         while True:
             if chunk > 1:
                 batch = self.transitions.sample_chunks(rng, self.batch_size, chunk)
             else:
                 batch = self.transitions.sample(rng, self.batch_size)
             if self.scaling is not None:
-                batch = batch._replace(actions=self.scaling.to_unit(batch.actions))
+                actions = self.scaling.to_unit(batch.actions)
+                if margin > 0:
+                    actions = off_the_bounds(actions, margin, rng)
+                batch = batch._replace(actions=actions)
             yield batch
 
     def update(self, batch: TransitionBatch | ChunkBatch) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 ActionKind = Literal["continuous", "discrete", "multidiscrete"]
+AT_BOUND = np.float32(1 - 1e-6)  # where the box is [-1, 1]; scaling rounds
 KIND_WORDS = {"continuous": "vectors", "discrete": "choices", "multidiscrete": "several choices at once"}
 
 
@@ -75,6 +76,16 @@ def unbounded(low: Bound, high: Bound, width: int) -> np.ndarray:
     """(width,) bool: the numbers of an action that have no bound on one side or both."""
     ends = [np.full(width, np.nan) if end is None else np.asarray(end, np.float64) for end in (low, high)]
     return np.logical_not(np.isfinite(ends).all(axis=0))
+
+
+def off_the_bounds(unit: np.ndarray, margin: float, rng: np.random.Generator) -> np.ndarray:
+    """(…, A) in [-1, 1]: numbers at a bound, or beyond it, are drawn uniformly from the outermost `margin` beside it.
+
+    Where a log's actions were clipped, a share of them lies at exactly -1 and 1. As samples of a density those are
+    points of infinite weight; this gives them a density of which the same share falls into the margin.
+    """
+    size = 1 - margin * rng.random(unit.shape, dtype=np.float32)
+    return np.where(np.abs(unit) >= AT_BOUND, np.copysign(size, unit), unit)
 
 
 def one_hot(actions: np.ndarray, choices: Sequence[int]) -> np.ndarray:
