@@ -2,7 +2,7 @@
 of the same mathematics and to the floor of its matrix products. One thread, batch 256, two hidden layers of 256.
 
     python benchmarks/baselines.py
-    python benchmarks/baselines.py --methods iql td3bc --torchrl      also TorchRL's losses, where it is installed
+    python benchmarks/baselines.py --methods iql td3bc --torchrl --torchrl    also TorchRL's losses, as they are and compiled
 
 Both draw their batches, of HalfCheetah's shapes (17 numbers, 6 actions; 6 choices where actions are discrete). Times
 are of the processor, medians over interleaved rounds: others on the machine slow all alike.
@@ -82,7 +82,9 @@ def main() -> None:
         lambda parser: (
             parser.add_argument("--methods", nargs="+", choices=known, default=known),
             parser.add_argument("--repeats", type=int, default=20, help="rounds; each times every way"),
-            parser.add_argument("--torchrl", action="store_true", help="time TorchRL's loss modules as well"),
+            parser.add_argument(
+                "--torchrl", action="count", default=0, help="time TorchRL's losses as well; twice: and compiled"
+            ),
         ),
     )
     if chosen.quick:
@@ -95,16 +97,16 @@ def main() -> None:
             continue
         episodes = some_transitions(kind)
         contenders = {"lamo": ours(name, kind, episodes), "hand": reference(episodes, BATCH)}
-        if chosen.torchrl and (step := torchrl_step(name, kind, episodes, BATCH)) is not None:
-            contenders["torchrl"] = step
+        for way, compiled in (("on TorchRL", False), ("on TorchRL, compiled", True))[: chosen.torchrl]:
+            if (step := torchrl_step(name, kind, episodes, BATCH, compiled=compiled)) is not None:
+                contenders[way] = step
         times = in_turn(contenders, chosen.repeats, warm=4)
         what, floor = f"step of {name}, {kind} actions", floor_flops(name, kind) / rate()
         rows.append(at_most(what, LIMIT, "a loop by hand", times["lamo"], times["hand"]))
         rows.append(Row(what, "–", f"{times['lamo'] / floor:.2f} × floor", f"{1e3 * floor:.2f} ms", None))
-        if "torchrl" in times:
-            ratio = times["torchrl"] / times["hand"]
-            told = f"{1e3 * times['torchrl']:.3g} ms"
-            rows.append(Row(what + ", on TorchRL", "–", f"{ratio:.2f} × a loop by hand", told, None))
+        for way in list(contenders)[2:]:
+            told = f"{1e3 * times[way]:.3g} ms"
+            rows.append(Row(f"{what}, {way}", "–", f"{times[way] / times['hand']:.2f} × a loop by hand", told, None))
     tell(rows, chosen)
 
 

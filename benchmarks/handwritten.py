@@ -295,9 +295,9 @@ REFERENCES: dict[tuple[str, str], Callable[[Episodes, int], Step]] = {
 }
 
 
-def torchrl_step(name: str, kind: str, episodes: Episodes, batch: int) -> Step | None:
-    """A step on TorchRL's loss modules as its own examples take it; None where it is not installed or has no such loss
-    of the same mathematics."""
+def torchrl_step(name: str, kind: str, episodes: Episodes, batch: int, *, compiled: bool = False) -> Step | None:
+    """A step on TorchRL's loss modules as its own examples take it, or with the losses compiled; None where it is not
+    installed or has no such loss of the same mathematics."""
     try:
         from tensordict import TensorDict
         from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
@@ -344,6 +344,9 @@ def torchrl_step(name: str, kind: str, episodes: Episodes, batch: int) -> Step |
         bounds = (-torch.ones(data.action_size), torch.ones(data.action_size))
         loss = TD3BCLoss(actor, critic, bounds=bounds, loss_function="l2", deactivate_vmap=True)
     loss.make_value_estimator(gamma=0.99)
+    if compiled:
+        for part in ("forward",) if name == "iql" else ("qvalue_loss", "actor_loss"):
+            setattr(loss, part, torch.compile(getattr(loss, part)))
     targets = SoftUpdate(loss, tau=0.005)
     optimizer = torch.optim.Adam(loss.parameters(), lr=3e-4, fused=True)
     count = 0
