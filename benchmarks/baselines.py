@@ -2,7 +2,7 @@
 of the same mathematics and to the floor of its matrix products. One thread, batch 256, two hidden layers of 256.
 
     python benchmarks/baselines.py
-    python benchmarks/baselines.py --methods iql td3bc --torchrl --torchrl    also TorchRL's losses, as they are and compiled
+    python benchmarks/baselines.py --methods iql td3bc --torchrl --torchrl    also TorchRL's losses, and compiled
 
 Both draw their batches, of HalfCheetah's shapes (17 numbers, 6 actions; 6 choices where actions are discrete). Times
 are of the processor, medians over interleaved rounds: others on the machine slow all alike.

@@ -12,6 +12,9 @@ from types import ModuleType
 
 import pytest
 
+from lamo.config import Experiment
+from lamo.train import train
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -58,6 +61,25 @@ def test_the_processors_clock_counts_the_processes_that_it_waited_for(script: Ca
     before = clock()
     subprocess.run([sys.executable, "-c", busy], check=True)
     assert clock() - before > 0.29
+
+
+@pytest.mark.parametrize(("question", "numbers"), [(["--lasting", "20"], 4), (["--bounds"], 5)])
+def test_critics_are_asked(
+    script: Callable[[str], ModuleType],
+    question: list[str],
+    numbers: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = {"steps": 2, "eval_episodes": 0, "width": 16, "batch_size": 16, "sampled_actions": 1, "device": "cpu"}
+    train(Experiment.of("cql", "reacher2d-medium", **settings), tmp_path / "run", quiet=True)
+    monkeypatch.setattr(sys, "argv", ["critics.py", str(tmp_path / "run"), *question])
+    capsys.readouterr()
+    script("critics").main()
+    *_, row = capsys.readouterr().out.splitlines()
+    assert row.startswith(f"| {tmp_path / 'run'} | 2 |")
+    assert len([float(cell) for cell in row.split("|")[3:-1]]) == numbers
 
 
 @pytest.mark.gpu
