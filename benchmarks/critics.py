@@ -2,9 +2,10 @@
 
     python benchmarks/critics.py runs/strength/hopper-medium/td3bc/seed-0 … --lasting 2000
 
-For IQL, TD3+BC and CQL. Both are in the rewards' own units, discounted as the run does, means over the first 20 steps
-of each episode and then over episodes: those that return `--lasting` or more, and the others. Of a critic the mean of
-its two; it also looks ahead beyond a time limit, where the log's sum ends.
+For IQL, TD3+BC and CQL of vectors. Both are in the rewards' own units (but for `--reward-scaling minus-one`),
+discounted as the run does, means over the first 20 steps of each episode and then over episodes: those that return
+`--lasting` or more, and the others. Of a critic the mean of its two; it also looks ahead beyond a time limit, where the
+log's sum ends.
 
     python benchmarks/critics.py runs/strength/hopper-medium/cql/seed-0 --bounds
 
@@ -35,11 +36,13 @@ PULLED = (0.98, 0.95, 0.9)
 def loaded(path: Path) -> tuple[int, Any, Episodes]:
     """(step, learner, episodes) of a run at its newest checkpoint; its model is in eval mode."""
     run = Run.open(path)
-    experiment = Experiment.from_json(run.config, str(path / "config.json"))
+    experiment = Experiment.of_run(run.config, str(path / "config.json"))
     setup = prepare(experiment, known=read_dataclass(Spec, run.provenance.get("spec"), f"{path}/provenance.json: spec"))
     learner = get_algorithm(PRESETS[experiment.preset][0])(
         experiment.algorithm, setup.spec, setup.episodes, batch_size=experiment.batch_size, steps=experiment.steps
     )
+    if learner.scaling is None:
+        raise SystemExit(f"{path}: a critic of choices; this is for vectors")
     found = run.load_checkpoint()
     if found is None:
         raise SystemExit(f"{path}: no checkpoint yet")

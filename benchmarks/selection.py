@@ -238,7 +238,13 @@ def main() -> None:
     if arguments.task is None and arguments.grid == "reacher2d":
         arguments.task = "reacher2d-medium"
     experiments = plan(arguments)
+    made_with = {name: getattr(arguments, name) for name in ("episodes", "fqe_steps", "width", "max_steps")}
+    kept = arguments.out / "arguments.json"
+    if kept.exists() and json.loads(kept.read_text()) != made_with and not arguments.report:
+        parser.error(f"{kept} says that what is in --out was made otherwise ({kept.read_text()}); give another --out")
     if not arguments.report:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        write_json(kept, made_with)
         done(arguments.out, experiments, arguments)
     print(report(arguments.out, list(experiments)))
 

@@ -20,6 +20,8 @@ from lamo.algorithms import PRESETS, preset_algorithm, preset_settings, settings
 from lamo.errors import LamoError, warn
 from lamo.tasks import TASKS, get_task, nearest
 
+YOUNGER: dict[str, dict[str, Any]] = {"cql": {"bound_margin": 0.0}}
+"""Algorithm -> settings that runs of earlier versions did not write down, as those versions did it."""
 DEVICES = r"auto|cpu|cuda(:\d+)?"
 MAX_SEED, MAX_EPISODES = 99_999, 10_000  # evaluation seeds are base + 10 000 · seed + episode and must stay below 2³²
 
@@ -278,6 +280,14 @@ class Experiment:
             raise LamoError(f"{where}: algorithm.name is {name!r}, but preset {preset} has {PRESETS[preset][0]!r}")
         flat |= checked_fields(settings_type(name), algorithm, where, prefix="algorithm.")
         return cls.of(preset, task, **flat)
+
+    @classmethod
+    def of_run(cls, config: Any, where: str) -> Experiment:
+        """From the config.json of a run that was begun: settings that are younger than it are as it was without."""
+        algorithm = config.get("algorithm") if isinstance(config, dict) else None
+        if isinstance(algorithm, dict):
+            config = {**config, "algorithm": {**YOUNGER.get(str(algorithm.get("name")), {}), **algorithm}}
+        return cls.from_json(config, where)
 
     @classmethod
     def read(cls, path: str | Path) -> Experiment:

@@ -21,7 +21,7 @@ LEARNING_RATE = 1e-3
 
 
 def _settings(folder: Path) -> Experiment:
-    return Experiment.from_json(Run.open(folder).config, str(folder / "config.json"))
+    return Experiment.of_run(Run.open(folder).config, str(folder / "config.json"))
 
 
 def run_demo(out: str | Path, *, steps: int, seeds: Sequence[int], quiet: bool = False) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def evaluate(
     if env is None:
         raise LamoError(f"{run}: the run has no environment; give --env ID")
     if seed is None:
-        seed = Experiment.from_json(folder.config, f"{run}/config.json").seed
+        seed = Experiment.of_run(folder.config, f"{run}/config.json").seed
     task = Task(env, env, spec.horizon, spec.targets, spec.return_scale, spec.score_range, None)
     if env != spec.env:
         with EnvPool(env, obs_keys=spec.obs_keys) as pool:

@@ -156,7 +156,7 @@ def resume_together(
 
 def _to_do(run: Run, steps: int | None) -> Experiment | None:
     """What a run is to become; None, with a warning, where it has done all of it."""
-    experiment = Experiment.from_json(run.config, str(run.path / "config.json"))
+    experiment = Experiment.of_run(run.config, str(run.path / "config.json"))
     if steps is not None:
         if steps < (run.last_checkpoint() or 0):
             raise LamoError(f"--steps {steps}: {run.path} has done {run.last_checkpoint()} steps already; give more")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from lamo.algorithms.baselines import METHODS, Baseline
 from lamo.config import Experiment, Spec
 from lamo.data.episodes import Episodes
 from lamo.data.sources.d4rl import write_d4rl
+from lamo.data.transitions import return_range_scale
 from lamo.errors import LamoError
 from lamo.evaluate import rollout
 from lamo.policy import load_policy, save_policy_files
+from lamo.train import resume
+from lamo.train import train as run_training
 
 # ------------------------------------------------------------------------------------------------------- two states
 
@@ -256,6 +260,15 @@ def test_cql_learns_actions_at_the_bounds_as_drawn_from_beside_them() -> None:
     np.testing.assert_array_equal(moved, again)
 
 
+def test_a_run_from_before_the_margin_goes_on_without(tmp_path: Path) -> None:
+    settings = {"eval_episodes": 0, "width": 8, "batch_size": 8, "sampled_actions": 1, "device": "cpu"}
+    run = run_training(Experiment.of("cql", "reacher2d-medium", steps=2, **settings), tmp_path / "run", quiet=True)
+    assert run.config["algorithm"]["bound_margin"] == 0.1
+    config = {**run.config, "algorithm": {k: v for k, v in run.config["algorithm"].items() if k != "bound_margin"}}
+    (run.path / "config.json").write_text(json.dumps(config))
+    assert resume(run.path, steps=3, quiet=True).config["algorithm"]["bound_margin"] == 0.0
+
+
 def test_without_the_margin_cqls_conservative_term_has_no_floor() -> None:
     """Why there is one (docs/baselines.md): the term fits a density, which is infinite where points have weight."""
     small: dict[str, Any] = {"width": 64, "sampled_actions": 4, "critic_learning_rate": 3e-3, "discount": 0.5}
@@ -282,10 +295,30 @@ def test_rewards_are_scaled_by_the_spread_of_returns(small_lm: Path) -> None:
     assert learner("iql", small_lm).reward_scale == pytest.approx(spec().horizon / spread)
     assert learner("iql", small_lm, reward_scaling="none").reward_scale == 1.0
     assert learner("td3bc", small_lm).reward_scale == 1.0
+    tiny = replace(data, rewards=data.rewards * np.float32(1e-9))
+    assert return_range_scale(tiny, 12) == pytest.approx(1e9 * return_range_scale(data, 12), rel=1e-3)
+    assert return_range_scale(replace(data, rewards=np.zeros_like(data.rewards)), 12) == 1.0
     for name in ("iql", "td3bc"):
         less = learner(name, small_lm, reward_scaling="minus-one")
         assert less.reward_scale == 1.0
         np.testing.assert_array_equal(less.transitions.at(np.arange(5)).rewards, data.rewards[:5] - 1)
+
+
+@pytest.mark.parametrize("name", ["iql", "td3bc", "cql", "bcq"])
+def test_one_transition_that_can_be_used_is_too_few(name: str) -> None:
+    """An episode of two steps that a time limit cuts: what followed the second is not logged."""
+    whole = episodes()
+    cut = replace(
+        whole.select(np.arange(1)),
+        **{part: getattr(whole, part)[:2] for part in ("observations", "actions", "rewards")},
+        offsets=np.array([0, 2]),
+        terminated=np.array([False]),
+        truncated=np.array([True]),
+        final_observations=None,
+    )
+    task = Spec(3, 2, "continuous", (-1.0, -1.0), (1.0, 1.0), 12, 1.0, ())
+    with pytest.raises(LamoError, match=f"one transition is all that {name} can learn from \\(of 2 steps\\)"):
+        Baseline(settings_type(name)(), task, cut)
 
 
 def test_the_policys_learning_rate_falls_along_a_cosine() -> None:

@@ -45,7 +45,7 @@ def test_the_unit_box_is_itself() -> None:
 def test_only_what_lies_at_a_bound_is_drawn_anew(numbers: list[float], margin: float, seed: int) -> None:
     before = np.array(numbers, np.float32)
     after = off_the_bounds(before, margin, np.random.default_rng(seed))
-    at = np.abs(before) >= 1 - 1e-6
+    at = np.abs(before) >= np.float32(1 - 1e-4)
     assert after.dtype == np.float32
     np.testing.assert_array_equal(after[~at], before[~at])
     np.testing.assert_array_equal(np.sign(after[at & (np.abs(after) > 0)]), np.sign(before[at & (np.abs(after) > 0)]))
@@ -66,6 +66,20 @@ def test_where_there_is_no_bound_the_data_s_extremes_stand() -> None:
     assert half.low.tolist() == [-3, 0, 0] and half.high.tolist() == [9, 1, 5]
     assert unbounded((-np.inf, 0.0, 0.0), (9.0, 1.0, np.inf), 3).tolist() == [True, False, True]
     assert unbounded(None, (1.0,), 1).tolist() == [True]
+
+
+def test_the_largest_of_a_number_format_is_no_bound() -> None:
+    most, extremes = np.finfo(np.float32).max, np.array([[-1.0, 0.0], [1.0, 2.0]], np.float32)
+    box = action_scaling((-most, -1.0), (most, float("inf")), extremes)
+    assert box.low.tolist() == [-1, -1] and box.high.tolist() == [1, 2]
+    assert unbounded((-most, -1.0), (most, 1.0), 2).tolist() == [True, False]
+    assert action_scaling((-1e308,), (1e308,), extremes[:, :1]).high.tolist() == [1]
+
+
+def test_a_bound_is_known_in_a_narrow_box_far_from_zero() -> None:
+    box = action_scaling((20.1,), (20.3,), (np.float32([20.1]), np.float32([20.3])))
+    ends = box.to_unit(np.float32([[20.1], [20.3]]))
+    assert (np.abs(off_the_bounds(ends, 0.5, np.random.default_rng(0))) < 0.99).all()
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(1, 6), st.booleans())

@@ -45,6 +45,26 @@ def test_known_values(name: str, discrete: bool, rng: np.random.Generator) -> No
     assert value(episodes, name, discrete) == pytest.approx(KNOWN[name], abs=0.15)
 
 
+@pytest.mark.parametrize("offset", [0.0, 293.0])
+def test_actions_that_lie_far_from_zero_are_told_apart(offset: float, rng: np.random.Generator) -> None:
+    """A set-point of 293 ± 1: the best lever pays 10, the worst -5."""
+    n = 400
+    lever = rng.uniform(-1, 1, (n, 1)).astype(np.float32)
+    episodes = Episodes(
+        observations=rng.normal(size=(n, 1)).astype(np.float32),
+        actions=lever + np.float32(offset),
+        rewards=10 - 10 * np.abs(lever[:, 0] - 0.5),
+        offsets=np.arange(n + 1),
+        terminated=np.ones(n, bool),
+        truncated=np.zeros(n, bool),
+        ids=np.arange(n),
+    )
+    for answer, worth in ((0.5, 10), (-1.0, -5)):
+        answers = np.full((n, 1), answer + offset, np.float32)
+        critics = fit(episodes, answers, [np.arange(n)], SETTINGS, 0)
+        assert first_values(critics, episodes, answers).mean() == pytest.approx(worth, abs=1)
+
+
 def test_time_limits_do_not_end_the_return_and_terminals_do(rng: np.random.Generator) -> None:
     """Both mistakes change the value by far more than the estimate is off."""
     episodes = two_states(80, 3, rng)

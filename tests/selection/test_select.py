@@ -174,6 +174,21 @@ def test_what_cannot_be_ranked(runs: list[str], data: Path, tmp_path: Path) -> N
         select([train(experiment(one), tmp_path / "one", quiet=True).path])
 
 
+def test_rewards_that_are_all_equal_rank_nothing(tmp_path: Path) -> None:
+    """Values would be rounding noise, and `best` would be told with confidence."""
+    alike = toy.write_dataset(tmp_path / "alike.hdf5")
+    with h5py.File(alike, "r+") as file:
+        file["rewards"][...] = 0
+    runs = [train(experiment(alike, holdout=h), tmp_path / f"h{h}", quiet=True).path for h in (0.25, 0.0)]
+    found = select(runs[:1], settings=QUICK)
+    assert found["ranked_by"] == "holdout" and found["methods"] == ["holdout"]
+    assert "No fitted Q evaluation: every reward of" in found["notes"][0]
+    with pytest.raises(LamoError, match="--method fqe: no fitted Q evaluation: every reward of .* is 0"):
+        select(runs[:1], methods=["fqe"])
+    with pytest.raises(LamoError, match="nothing to choose by: no fitted Q .*every reward.*no held-out action error"):
+        select(runs[1:])
+
+
 def test_targets_for_policies_that_take_none(data: Path, runs: list[str], tmp_path: Path) -> None:
     settings = {"steps": 2, "eval_episodes": 0, "holdout": 0.25, "width": 8, "device": "cpu", "env": toy.ENV}
     bc = train(Experiment.of("bc", dataset=str(data), **settings), tmp_path / "bc", quiet=True).path
@@ -217,7 +232,8 @@ def test_the_data_is_valued_beyond_time_limits_as_policies_are(tmp_path: Path) -
     data = toy.write_dataset(tmp_path / "toy.hdf5")
     with h5py.File(data, "r+") as file:
         del file["rewards"]
-        file["rewards"] = np.ones(120, np.float32)
+        # all but alike: rewards that are equal rank nothing
+        file["rewards"] = np.r_[1 + 1e-6, np.ones(119)].astype(np.float32)
     run = train(experiment(data), tmp_path / "a", quiet=True).path
     settings = SelectSettings(fqe_steps=400, members=2, width=16, batch_size=32, discount=0.8, learning_rate=1e-2)
     result = select([run], methods=["fqe"], targets=[5.0], settings=settings)

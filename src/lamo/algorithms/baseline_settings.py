@@ -138,9 +138,9 @@ class CQLSettings(ValueSettings):
     """Actions per state from each of three sources (uniform, the policy here, the policy at the next state) that stand
     for all actions; continuous actions only. The cost of a step is nearly proportional to it."""
     bound_margin: float = 0.1
-    """Where actions span [-1, 1]: those of the data at -1 or 1, as clipping leaves them, are learned as drawn anew at
-    each step from the outermost margin so wide; 0 leaves them, and Q grows without end there. Continuous actions
-    only."""
+    """Where actions span [-1, 1]: those of the data at -1 or 1, as clipping leaves them, or beyond, are learned as
+    drawn anew at each step from the outermost margin so wide; 0 leaves them, and Q grows without end there.
+    Continuous actions only."""
     actor_learning_rate: float = 3e-5
     """Adam's learning rate of the policy and of the entropy's weight; continuous actions only."""
     critic_learning_rate: float = 3e-4

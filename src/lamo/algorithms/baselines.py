@@ -87,6 +87,11 @@ class Baseline:
             reward_shift=-1.0 if scaling == "minus-one" else 0.0,
             following=kind.following,
         )
+        if self.transitions.count == 1:
+            raise LamoError(
+                f"{episodes.source}: one transition is all that {self.name} can learn from (of {episodes.steps} "
+                "steps); give more of the data"
+            )
         self.scaling: Scaling | None = None
         if spec.action_kind == "continuous":
             self.scaling = action_scaling(spec.action_low, spec.action_high, episodes.extremes("actions"))

@@ -100,7 +100,7 @@ def _base_experiment(argv: list[str]) -> Experiment:
         if given.config is not None:
             raise LamoError("--resume takes the settings of the run itself; drop --config")
         path = given.resume[0]
-        return Experiment.from_json(Run.open(path).config, str(Path(path) / "config.json"))
+        return Experiment.of_run(Run.open(path).config, str(Path(path) / "config.json"))
     if given.config is not None:
         return Experiment.read(given.config).but(**named)
     return Experiment(**named)

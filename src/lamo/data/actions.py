@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 ActionKind = Literal["continuous", "discrete", "multidiscrete"]
-AT_BOUND = np.float32(1 - 1e-6)  # where the box is [-1, 1]; scaling rounds
+AT_BOUND = np.float32(1 - 1e-4)  # where the box is [-1, 1]; scaling a narrow box that is far from 0 rounds
 KIND_WORDS = {"continuous": "vectors", "discrete": "choices", "multidiscrete": "several choices at once"}
 
 
@@ -61,13 +61,13 @@ Bound = Sequence[float] | np.ndarray | None
 
 
 def action_scaling(low: Bound, high: Bound, extremes: Sequence[np.ndarray]) -> Scaling:
-    """The box between `low` and `high` (A,), and where one is None or infinite the data's `extremes`, lowest and
-    highest (A,). Where the two are equal the number is free to move by 1 each way.
+    """The box between `low` and `high` (A,), and where one is None, infinite or as good as that the data's `extremes`,
+    lowest and highest (A,). Where the two are equal the number is free to move by 1 each way.
     """
     ends = []
     for given, seen in zip((low, high), extremes, strict=True):
-        end = seen if given is None else np.asarray(given, np.float32)
-        ends.append(np.where(np.isfinite(end), end, seen).astype(np.float32))
+        end = seen if given is None else np.asarray(given, np.float64)
+        ends.append(np.where(_is_bound(end), end, seen).astype(np.float32))
     flat = ends[1] <= ends[0]
     return Scaling(np.where(flat, ends[0] - 1, ends[0]), np.where(flat, ends[1] + 1, ends[1]))
 
@@ -75,7 +75,12 @@ def action_scaling(low: Bound, high: Bound, extremes: Sequence[np.ndarray]) -> S
 def unbounded(low: Bound, high: Bound, width: int) -> np.ndarray:
     """(width,) bool: the numbers of an action that have no bound on one side or both."""
     ends = [np.full(width, np.nan) if end is None else np.asarray(end, np.float64) for end in (low, high)]
-    return np.logical_not(np.isfinite(ends).all(axis=0))
+    return np.logical_not(_is_bound(np.asarray(ends)).all(axis=0))
+
+
+def _is_bound(end: np.ndarray) -> np.ndarray:
+    """Whether numbers are bounds at all: the largest of a number format means none, as infinity does."""
+    return np.isfinite(end) & (np.abs(end) < 1e30)
 
 
 def off_the_bounds(unit: np.ndarray, margin: float, rng: np.random.Generator) -> np.ndarray:

@@ -150,11 +150,12 @@ class Transitions:
 
 def return_range_scale(episodes: Episodes, horizon: int) -> float:
     """horizon / (highest - lowest return of an episode), by which rewards are multiplied so that their size does not
-    depend on the task (IQL, arXiv 2110.06169, appendix; there the horizon is 1000). 1 where all returns are equal.
+    depend on the task (IQL, arXiv 2110.06169, appendix; there the horizon is 1000). 1 where all returns are equal, or
+    differ by rounding alone.
     """
     returns = episodes.returns
     spread = float(returns.max() - returns.min())
-    return horizon / spread if spread > 1e-6 * max(1.0, float(np.abs(returns).max())) else 1.0
+    return horizon / spread if spread > 1e-6 * float(np.abs(returns).max()) else 1.0
 
 
 def best_episodes(episodes: Episodes, share: float) -> Episodes:

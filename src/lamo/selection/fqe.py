@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lamo.data.actions import one_hot
+from lamo.data.actions import action_scaling, one_hot
 from lamo.data.episodes import Episodes
 from lamo.errors import LamoError
 from lamo.replay import Replay, final_known
@@ -144,16 +144,16 @@ class Critics:
 
 
 class _Scaling:
-    """Observations standardised, actions divided by their largest size, choices one-hot; side by side."""
+    """Observations standardised, actions scaled to [-1, 1] by their extremes, choices one-hot; side by side."""
 
     def __init__(self, episodes: Episodes, choices: Sequence[int]) -> None:
         statistics = episodes.statistics()
         self.mean, self.std, self.choices = statistics.mean, statistics.std, choices
-        self.size = 1.0 if choices else np.maximum(np.abs(episodes.actions).max(axis=0), 1e-6)
+        self.box = None if choices else action_scaling(None, None, episodes.extremes("actions"))
 
     def __call__(self, observations: np.ndarray, actions: np.ndarray) -> Tensor:
         state = (observations - self.mean) / self.std
-        action = one_hot(actions, self.choices) if self.choices else actions / self.size
+        action = one_hot(actions, self.choices) if self.box is None else self.box.to_unit(actions)
         return torch.from_numpy(np.concatenate([state, action], axis=1, dtype=np.float32))
 
 

@@ -59,7 +59,7 @@ def gather(runs: Sequence[str | Path], dataset: str | Path | None = None) -> Poo
     first = ""
     for folder in folders:
         where = str(folder.path)
-        experiment = Experiment.from_json(folder.config, f"{where}/config.json")
+        experiment = Experiment.of_run(folder.config, f"{where}/config.json")
         spec = read_dataclass(Spec, folder.provenance.get("spec"), f"{where}/provenance.json: spec")
         if folder.summary() is None:
             raise LamoError(f"{where}: has not finished; go on with it (lamo train --resume {where}) or leave it out")

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from lamo.data.episodes import Episodes
+from lamo.data.inspect import pays_alike
 from lamo.errors import LamoError
 from lamo.policy import Policy, load_policy
 from lamo.replay import holdout_errors, replay
@@ -151,7 +152,10 @@ def _methods(asked: Sequence[Method] | None, pool: Pool) -> tuple[tuple[Method, 
     """The methods to use, in the order of METHODS, and a note for each that cannot be."""
     source = pool.episodes.source
     missing: dict[Method, str] = {}
-    if pool.episodes.log_probs is None:
+    if pays_alike(pool.episodes):
+        alike = f"every reward of {source} is {pool.episodes.rewards[0]:g}, whatever was done"
+        missing |= {"fqe": f"no fitted Q evaluation: {alike}", "importance": f"no importance-weighted returns: {alike}"}
+    elif pool.episodes.log_probs is None:
         missing["importance"] = (
             f"no importance-weighted returns: {source} does not hold the log-probabilities of its actions "
             "(behaviour_log_prob, or infos/action_log_probs)"
@@ -164,6 +168,8 @@ def _methods(asked: Sequence[Method] | None, pool: Pool) -> tuple[tuple[Method, 
     for name in asked or ():
         if name in missing:
             raise LamoError(f"--method {name}: {missing[name]}")
+    if len(missing) == len(METHODS):
+        raise LamoError(f"nothing to choose by: {'; '.join(missing.values())}")
     chosen: list[Method] = [name for name in METHODS if (name in asked if asked else name not in missing)]
     return tuple(chosen), [f"{text[0].upper()}{text[1:]}." for text in missing.values()] if not asked else []
 
