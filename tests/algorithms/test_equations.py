@@ -104,6 +104,32 @@ def test_iql(kind: str) -> None:
     close(losses["actor_loss"], -(weight * log_pi).mean())
 
 
+def test_several_choices_at_once() -> None:
+    """One categorical distribution per component; of their log-probabilities the mean, as of a vector's squared errors.
+    Q is of the observation and the components one-hot, side by side.
+    """
+    widths = spec("multidiscrete").choices
+    a = torch.stack([torch.arange(B) % n for n in widths], -1)
+    data = batch("continuous")._replace(actions=a)
+    s, _, r, s2, d = data
+    bc, iql = make_bc("multidiscrete"), make("iql", "multidiscrete", expectile=0.8, temperature=2.5)
+
+    def log_pi(actor: Any) -> Tensor:
+        parts = torch.split(run(actor.network, s), list(widths), -1)
+        each = [torch.log_softmax(part, -1)[torch.arange(B), a[:, i]] for i, part in enumerate(parts)]
+        return torch.stack(each).mean(0)
+
+    close(bc.losses(data)["action_loss"], -log_pi(bc.actor).mean())
+    ones = torch.cat([torch.eye(n)[a[:, i]] for i, n in enumerate(widths)], -1)
+    v, v2 = run(iql.value, s)[:, 0], run(iql.value, s2)[:, 0]
+    u = torch.minimum(*(q(iql.target_critic, i, s, ones) for i in (0, 1))) - v
+    y = r + GAMMA * v2 * (d == 0)
+    losses = iql.losses(data)
+    close(losses["value_loss"], (abs(0.8 - (u < 0).float()) * u**2).mean())
+    close(losses["critic_loss"], sum(((q(iql.critic, i, s, ones) - y) ** 2).mean() for i in (0, 1)))
+    close(losses["actor_loss"], -(torch.exp(2.5 * u).clamp(max=100) * log_pi(iql.actor)).mean())
+
+
 def test_iql_with_a_deterministic_policy() -> None:
     method, data = make("iql", "continuous", policy="deterministic"), batch("continuous")
     s, a = data.observations, data.actions
