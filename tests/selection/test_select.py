@@ -155,6 +155,8 @@ def test_a_dataset_that_moved(runs: list[str], data: Path, tmp_path: Path) -> No
 def test_what_cannot_be_ranked(runs: list[str], data: Path, tmp_path: Path) -> None:
     with pytest.raises(LamoError, match="no run to choose from"):
         select([])
+    with pytest.raises(LamoError, match="--targets must be one or more finite returns"):
+        select([tmp_path / "none"], targets=[])
     with pytest.raises(LamoError, match="no such run folder"):
         select([tmp_path / "none"])
     plain = str(train(experiment(data), tmp_path / "plain", quiet=True).path)
@@ -206,6 +208,8 @@ def test_bad_usage_is_one_line(runs: list[str], tmp_path: Path, capsys: pytest.C
         (["--sigma", "-1"], "--sigma -1.0 must be a positive number"),
         (["--epsilon", "nan"], "--epsilon nan lies outside [0, 1]"),
         (["--method", "magic"], "magic"),
+        (["--targets", "nan"], "--targets must be one or more finite returns"),
+        (["--targets", "3", "5", "3"], "--targets 3 5 3 names a return twice"),
     ):
         assert main(["select", runs[0], *options]) == 2
         err = capsys.readouterr().err

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from lamo.config import check_targets
 from lamo.data.episodes import Episodes
 from lamo.errors import LamoError
 from lamo.policy import Policy, load_policy
@@ -83,6 +84,8 @@ def select(
     refuses.
     """
     settings = settings or SelectSettings()
+    if targets is not None:
+        check_targets(targets)
     if not runs:
         raise LamoError("no run to choose from: give one run folder or more")
     pool = gather([*runs, *beside], dataset)
