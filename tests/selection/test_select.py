@@ -136,6 +136,23 @@ def test_importance_where_log_probabilities_were_logged(tmp_path: Path, capsys: 
     assert max(map(len, terminal(named, 80).splitlines())) <= 80
 
 
+def test_importance_weights_that_would_not_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = toy.write_dataset(tmp_path / "toy.hdf5")
+    with h5py.File(data, "r+") as file:
+        file["infos/action_log_probs"] = np.full(120, -1.0)
+    run = str(train(experiment(data, holdout=0.25), tmp_path / "a", quiet=True).path)
+    monkeypatch.setattr("lamo.selection.rank.LARGEST", 7 * 8 * 12 * 10 - 1)
+    result = select([run], settings=QUICK)
+    assert result["methods"] == ["fqe", "holdout"]
+    assert "No importance-weighted returns: 12 episodes, the longest of 10 steps, would take" in result["notes"][0]
+    assert main(["select", run, "--quiet", "--method", "importance"]) == 2
+    told = capsys.readouterr().err
+    assert "--method importance: no importance-weighted" in told and "give a smaller --max-steps" in told
+    assert main(["select", run, "--quiet", "--method", "importance", "--max-steps", "60"]) == 0
+
+
 def test_runs_of_different_data_are_refused_by_name(runs: list[str], tmp_path: Path) -> None:
     other = toy.write_dataset(tmp_path / "other.hdf5", seed=5)
     run = train(experiment(other), tmp_path / "d", quiet=True).path
