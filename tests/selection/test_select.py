@@ -153,6 +153,20 @@ def test_importance_weights_that_would_not_fit_into_memory(
     assert main(["select", run, "--quiet", "--method", "importance", "--max-steps", "60"]) == 0
 
 
+def test_what_only_the_environment_said_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether whole numbers are choices: the run recorded it."""
+    data, n = tmp_path / "plain.hdf5", 40
+    with h5py.File(data, "w") as file:
+        file["observations"] = np.random.default_rng(0).normal(size=(n, 4))
+        file["actions"] = np.arange(n) % 2
+        file["rewards"], file["terminals"] = np.arange(n, dtype=float), np.zeros(n, bool)
+        file["timeouts"] = np.arange(n) % 10 == 9
+    told: dict[str, Any] = {"env": "CartPole-v1", "eval_episodes": 1, "targets": None, "holdout": 0.25, "width": 8}
+    run = train(experiment(data, "bc", **told), tmp_path / "run", quiet=True).path
+    monkeypatch.setattr("gymnasium.make", lambda *_, **__: pytest.fail("an environment was made"))
+    assert select([run], methods=["holdout"])["policies"][0]["holdout"]["estimate"] is not None
+
+
 def test_runs_of_different_data_are_refused_by_name(runs: list[str], tmp_path: Path) -> None:
     other = toy.write_dataset(tmp_path / "other.hdf5", seed=5)
     run = train(experiment(other), tmp_path / "d", quiet=True).path
