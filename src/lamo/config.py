@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -171,11 +171,8 @@ class Experiment:
                 raise LamoError(f"{flag(name)} {value} must be {allowed}")
         if self.targets is not None and not self.conditioned:
             raise LamoError(f"--targets: the policy of preset {self.preset} is not asked for a return; drop it")
-        if self.targets is not None and (not self.targets or not all(map(math.isfinite, self.fixed_targets))):
-            raise LamoError("--targets must be one or more finite returns, such as --targets 40 76")
-        if self.targets is not None and len(set(self.targets)) < len(self.targets):
-            given = " ".join(t if isinstance(t, str) else f"{t:g}" for t in self.targets)
-            raise LamoError(f"--targets {given} names a return twice; give each once")
+        if self.targets is not None:
+            check_targets(self.targets)
         if not re.fullmatch(DEVICES, self.device):
             raise LamoError(f"--device {self.device} is not known; use cpu, cuda, cuda:N or auto")
 
@@ -383,6 +380,15 @@ def _no_constant(name: str) -> float:
 @cache
 def _names(cls: type) -> frozenset[str]:
     return frozenset(f.name for f in fields(cls))
+
+
+def check_targets(targets: Sequence[float | str]) -> None:
+    """Raise `LamoError` for no return, for one that is not finite, and for one that is named twice."""
+    if not targets or not all(math.isfinite(t) for t in targets if not isinstance(t, str)):
+        raise LamoError("--targets must be one or more finite returns, such as --targets 40 76")
+    if len(set(targets)) < len(targets):
+        given = " ".join(t if isinstance(t, str) else f"{t:g}" for t in targets)
+        raise LamoError(f"--targets {given} names a return twice; give each once")
 
 
 def flag(name: str) -> str:

@@ -18,7 +18,7 @@ import torch
 
 from lamo.algorithms.late import LateRow
 from lamo.config import Experiment
-from lamo.errors import LamoError
+from lamo.errors import LamoError, warn
 from lamo.evaluate import rollout, summarise, trace
 from lamo.prepare import Setup
 from lamo.progress import Bar, Board
@@ -147,16 +147,20 @@ class Member:
             }
         )
 
-    def _choose_target(self) -> dict[str, Any]:
+    def _choose_target(self) -> dict[str, Any] | None:
         """The return target that the training data believe in, played beside the others; all of it in auto_target.json.
 
-        Returns it without the episodes' records.
+        Returns it without the episodes' records; None, with a warning, where the data believe in none.
         """
         from lamo.selection.targets import choose_target
 
         setup, experiment, policy = self.setup, self.experiment, self.learner.policy()
         with self._undisturbed():
-            choice = choose_target(policy, setup.episodes, choices=setup.spec.choices, seed=experiment.seed)
+            try:
+                choice = choose_target(policy, setup.episodes, choices=setup.spec.choices, seed=experiment.seed)
+            except LamoError as error:
+                warn(f"{self.run.path}: no return target is chosen, auto_target is null: {error}")
+                return None
             rows: Rows = []
             if experiment.eval_episodes:
                 task, asked = setup.task, [choice["target"]]

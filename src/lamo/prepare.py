@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 MAX_CHOICES = 1 << 16  # each has an embedding; more are amounts, or identifiers
 
 
+Parts = tuple[Sequence[str], Sequence[int]]
+"""The keys of an environment's observations, and how many numbers each has."""
+
+
 class Setup(NamedTuple):
     """What a learner is built from."""
 
@@ -41,9 +46,10 @@ class Setup(NamedTuple):
     """Episodes of the chosen share that training never sees."""
 
 
-def read(experiment: Experiment) -> Episodes:
+def read(experiment: Experiment, known: Spec | None = None, parts: Parts | None = None) -> Episodes:
     """The experiment's whole dataset. What integers among its actions mean, and which numbers of its observations
-    `--obs-keys` names, the environment says, where nothing else does.
+    `--obs-keys` names, the environment says, where nothing else does. Of a run, `known` and its recorded `parts` say
+    both, and no environment is made but for one that recorded none.
     """
     if experiment.dataset is None:
         raise LamoError(
@@ -58,12 +64,17 @@ def read(experiment: Experiment) -> Episodes:
         except UnknownParts:
             options["obs_keys"] = None
         except UnstatedActions as question:
+            if known is not None:
+                options["actions"] = "continuous" if known.action_kind == "continuous" else "discrete"
+                continue
             env = experiment.env or question.env
             if env is None or not experiment.eval_episodes:
                 raise
             options["actions"] = _actions_in(env)
         else:
-            return episodes if options["obs_keys"] == experiment.obs_keys else _keyed(episodes, experiment)
+            return (
+                episodes if options["obs_keys"] == experiment.obs_keys else _keyed(episodes, experiment, known, parts)
+            )
 
 
 def _actions_in(env: str) -> str:
@@ -73,11 +84,15 @@ def _actions_in(env: str) -> str:
         return "discrete" if pool.choices else "continuous"
 
 
-def _keyed(episodes: Episodes, experiment: Experiment) -> Episodes:
+def _keyed(episodes: Episodes, experiment: Experiment, known: Spec | None, parts: Parts | None) -> Episodes:
     """The parts of observations that `--obs-keys` names, by the environment's sizes: where they are all of its numbers.
     Others, and all where no environment is made, are taken to be those parts already, as `lamo data collect` records a
     policy that sees these alone.
     """
+    if known is not None and known.observation_dim == episodes.observations.shape[1]:
+        return episodes
+    if parts is not None:
+        return parts_of(episodes, *parts, experiment.obs_keys or ())
     env = experiment.env or episodes.metadata.get("env")
     if env is None or not experiment.eval_episodes:
         warn(
@@ -90,7 +105,9 @@ def _keyed(episodes: Episodes, experiment: Experiment) -> Episodes:
     with EnvPool(env) as pool:
         if not pool.observation_keys or pool.observation_dim != episodes.observations.shape[1]:
             return episodes
-        return parts_of(episodes, pool.observation_keys, pool.observation_sizes, experiment.obs_keys or ())
+        keys, sizes = list(pool.observation_keys), list(map(int, pool.observation_sizes))
+    found = parts_of(episodes, keys, sizes, experiment.obs_keys or ())
+    return replace(found, metadata={**found.metadata, "parts_of_env": [keys, sizes]})
 
 
 def prepare(experiment: Experiment, loaded: Episodes | None = None, known: Spec | None = None) -> Setup:

@@ -33,6 +33,7 @@ def provenance(
             "source": episodes.source,
             "cache": episodes.metadata.get("cache"),
             **_episodes(episodes),
+            "parts_of_env": episodes.metadata.get("parts_of_env"),
             "history": episodes.metadata.get("history", []),
             "relabelled": relabellings(episodes.metadata),
             "holdout": None if held_out is None else _episodes(held_out),

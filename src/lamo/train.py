@@ -26,6 +26,7 @@ from lamo.prepare import Setup, asked_for, prepare, read
 from lamo.progress import Bar, Board
 from lamo.provenance import provenance
 from lamo.runs import Run, check_free
+from lamo.selection.targets import check_choosable
 from lamo.signals import Interrupted, Signals
 
 DATA_FIELDS = ("dataset", "columns", "obs_keys", "actions", "reward")  # what decides which episodes `read` gives
@@ -194,8 +195,6 @@ def _pack(learners: Sequence[Any]) -> str | None:
 def _create(
     experiment: Experiment, out: str | Path, setup: Setup, learner: Any, command: str | None, workers: int | None
 ) -> Member:
-    if experiment.auto_target and learner.policy().default_target is None:
-        raise LamoError(f"--targets auto: a policy of {experiment.preset} is not asked for a return; drop auto")
     notes = provenance(setup.episodes, setup.task, setup.device, command, setup.held_out)
     notes |= {"published": experiment.published, "spec": asdict(setup.spec), "model": learner.summary()}
     run = Run.create(out, experiment.to_json(), notes)
@@ -221,6 +220,10 @@ def _build(experiment: Experiment, loaded: Episodes | None = None, known: Spec |
         seed=experiment.seed,
         steps=experiment.steps,
     )
+    if known is None and experiment.auto_target:  # a run that goes on finishes, with a warning
+        if learner.policy().default_target is None:
+            raise LamoError(f"--targets auto: a policy of {experiment.preset} is not asked for a return; drop auto")
+        check_choosable(setup.episodes)
     return setup, learner
 
 

@@ -303,3 +303,56 @@ def test_summary_counts_add_up(preset: str, small_lm: Path) -> None:
     counts = learner(preset, small_lm).summary()["parameters"]
     assert counts["total"] == counts["frozen"] + counts["trainable"]
     assert counts["trainable"] > 0
+
+
+WRONG = (None, [], {}, "x", -1, 0.5, [1], [[0.0], [1.0]], [[0.0, 0.0], [1.0, 1.0, 1.0]], [[1.0, 1.0], [0.0, 0.0]])
+DAMAGED = {
+    ("spec",): WRONG,
+    ("settings",): WRONG,
+    ("settings", "width"): (None, "x", -1),
+    ("statistics",): WRONG,
+    ("statistics", "mean"): (None, [0.0], [0.0] * 2, ["x"] * 3, [float("nan")] * 3),
+    ("statistics", "std"): ([1.0] * 4, [0.0] * 3, [float("inf")] * 3),
+    ("action_bounds",): WRONG,
+    ("spec", "observation_dim"): (None, -1, 4, "3"),
+    ("spec", "action_dim"): (0, 5),
+    ("spec", "action_kind"): ("continuous", "discrete", "multidiscrete", "x", None),
+    ("spec", "action_nvec"): ([], [2], [2, 0], [2, 3, 4], "x"),
+    ("spec", "horizon"): (-1, None),
+}
+
+
+@pytest.mark.parametrize(("preset", "kind"), [("dt", "continuous"), ("iql", "continuous"), ("bc", "multidiscrete")])
+def test_a_damaged_policy_json_is_one_line_or_harmless(preset: str, kind: str, small_lm: Path) -> None:
+    agent = learner(preset, small_lm, kind)
+    tensors, metadata = agent.export()
+    whole, refused = json.dumps(metadata), set()
+    for (first, *rest), values in DAMAGED.items():
+        for value in values:
+            damaged = json.loads(whole)
+            (damaged[first] if rest else damaged)[rest[0] if rest else first] = value
+            try:
+                policy = type(agent).load_policy(tensors, damaged)
+            except LamoError as error:
+                assert str(error).startswith("policy.")
+                refused.add((first, *rest))
+                continue
+            begin(policy, [8.0, 4.0])
+            acted = policy.act(np.zeros((2, 3)))
+            assert acted.shape == (2, 2) and np.isfinite(acted).all()
+    assert refused == set(DAMAGED)
+
+
+def test_bounds_of_a_damaged_policy_are_never_stretched(small_lm: Path) -> None:
+    """Bounds of one number would do for all of them; without any, a sequence policy of before acts in its own units."""
+    for preset in ("iql", "dt"):
+        agent = learner(preset, small_lm)
+        tensors, metadata = agent.export()
+        for bounds in ([[0.0], [1.0]], [[0.0, 0.0], [1.0, float("inf")]], [[1.0, 1.0], [0.0, 2.0]]):
+            with pytest.raises(LamoError, match="policy.json does not fit this lamo: action_bounds"):
+                type(agent).load_policy(tensors, {**metadata, "action_bounds": bounds})
+        if preset == "dt":
+            type(agent).load_policy(tensors, {**metadata, "action_bounds": None})
+        else:
+            with pytest.raises(LamoError, match="action_bounds are missing"):
+                type(agent).load_policy(tensors, {**metadata, "action_bounds": None})

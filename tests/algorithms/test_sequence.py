@@ -16,6 +16,7 @@ from test_contract import HORIZON, episodes, learner, spec, train
 from lamo.algorithms import get_algorithm, preset_settings
 from lamo.algorithms.sequence_losses import action_loss
 from lamo.algorithms.settings import SequenceSettings
+from lamo.config import Experiment
 from lamo.errors import LamoError
 from lamo.models import backbone
 from lamo.policy import POLICY_FORMAT, load_policy, save_policy_files
@@ -188,3 +189,23 @@ def test_a_policy_acts_in_the_format_that_it_was_trained_in(
     assert read(written_before).model.backbone.product_dtype == kinds[not fast]
     with pytest.raises(LamoError, match="policy.json does not fit this lamo: 'float8'"):
         read({**metadata, "product_dtype": "float8"})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dropout",
+        "lora_dropout",
+        "learning_rate",
+        "lm_learning_rate",
+        "clip",
+        "language_weight",
+        "cosine_weight",
+        "weight_decay",
+    ],
+)
+@pytest.mark.parametrize("preset", ["lamo", "wiki-rl", "dt"])
+def test_settings_that_are_no_finite_numbers(preset: str, name: str, value: float) -> None:
+    with pytest.raises(LamoError, match=f"--{name.replace('_', '-')} {value} must "):
+        Experiment.of(preset, **{name: value})

@@ -28,6 +28,7 @@ from lamo.errors import LamoError
 from lamo.evaluate_run import evaluate
 from lamo.prepare import prepare
 from lamo.runs import Run
+from lamo.selection.pool import gather
 from lamo.train import train
 
 ENV = "LamoGoals-v0"
@@ -176,6 +177,17 @@ def test_a_store_is_trained_on_by_some_of_its_keys(tmp_path):
     told: dict[str, Any] = {"dataset": str(store), "env": ENV, "eval_episodes": 1}
     assert prepare(Experiment.of("toy", **told, obs_keys=("goal", "observation"))).spec.observation_dim == 6
     assert prepare(Experiment.of("toy", **told)).spec.observation_dim == 8
+
+
+def test_which_numbers_they_are_is_recorded_so_that_select_asks_no_environment(tmp_path, monkeypatch):
+    store = tmp_path / "goals.hdf5"
+    write(stream(minari_file(tmp_path / "goals-v0")), store)
+    told: dict[str, Any] = {"steps": 2, "eval_episodes": 1, "batch_size": 2, "device": "cpu", "env": ENV}
+    experiment = Experiment.of("toy", dataset=str(store), obs_keys=("goal", "observation"), **told)
+    run = train(experiment, tmp_path / "run", quiet=True)
+    assert run.provenance["dataset"]["parts_of_env"] == [ORDER, [2, 1, 2, 3]]
+    monkeypatch.setattr("gymnasium.make", lambda *_, **__: pytest.fail("an environment was made"))
+    assert gather([run.path]).episodes.observations.shape[1] == 6
 
 
 def test_training_records_the_keys_and_evaluation_uses_them(tmp_path, capsys):

@@ -22,6 +22,7 @@ from lamo.errors import LamoError
 from lamo.policy import load_policy
 from lamo.prepare import prepare
 from lamo.selection.pool import gather
+from lamo.train import train
 
 
 class Echo(gymnasium.Env):
@@ -227,3 +228,16 @@ def test_a_run_on_an_array_of_one_finds_its_data_again(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert main(["evaluate", out, "--targets", "auto", "--episodes", "1", "--json", "--quiet"]) == 0
     assert "auto_target" in json.loads(capsys.readouterr().out)
+
+
+def test_runs_that_read_one_file_in_two_ways_are_refused_with_the_reason(tmp_path: Path) -> None:
+    path = one_column(tmp_path, 6)
+    small: dict[str, Any] = {"steps": 2, "width": 8, "batch_size": 4, "device": "cpu", "actions": "discrete"}
+    told = {"dataset": str(path), "env": "EchoOne-v0", **small}
+    runs = [
+        train(Experiment.of("bc", eval_episodes=count, **told), tmp_path / f"run{count}", quiet=True).path
+        for count in (0, 1)
+    ]
+    reason = "run0 and .*run1 read .* in two ways .actions that are choices, and several choices at once"
+    with pytest.raises(LamoError, match=reason):
+        gather(runs)

@@ -136,6 +136,37 @@ def test_importance_where_log_probabilities_were_logged(tmp_path: Path, capsys: 
     assert max(map(len, terminal(named, 80).splitlines())) <= 80
 
 
+def test_importance_weights_that_would_not_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = toy.write_dataset(tmp_path / "toy.hdf5")
+    with h5py.File(data, "r+") as file:
+        file["infos/action_log_probs"] = np.full(120, -1.0)
+    run = str(train(experiment(data, holdout=0.25), tmp_path / "a", quiet=True).path)
+    monkeypatch.setattr("lamo.selection.rank.LARGEST", 7 * 8 * 12 * 10 - 1)
+    result = select([run], settings=QUICK)
+    assert result["methods"] == ["fqe", "holdout"]
+    assert "No importance-weighted returns: 12 episodes, the longest of 10 steps, would take" in result["notes"][0]
+    assert main(["select", run, "--quiet", "--method", "importance"]) == 2
+    told = capsys.readouterr().err
+    assert "--method importance: no importance-weighted" in told and "give a smaller --max-steps" in told
+    assert main(["select", run, "--quiet", "--method", "importance", "--max-steps", "60"]) == 0
+
+
+def test_what_only_the_environment_said_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether whole numbers are choices: the run recorded it."""
+    data, n = tmp_path / "plain.hdf5", 40
+    with h5py.File(data, "w") as file:
+        file["observations"] = np.random.default_rng(0).normal(size=(n, 4))
+        file["actions"] = np.arange(n) % 2
+        file["rewards"], file["terminals"] = np.arange(n, dtype=float), np.zeros(n, bool)
+        file["timeouts"] = np.arange(n) % 10 == 9
+    told: dict[str, Any] = {"env": "CartPole-v1", "eval_episodes": 1, "targets": None, "holdout": 0.25, "width": 8}
+    run = train(experiment(data, "bc", **told), tmp_path / "run", quiet=True).path
+    monkeypatch.setattr("gymnasium.make", lambda *_, **__: pytest.fail("an environment was made"))
+    assert select([run], methods=["holdout"])["policies"][0]["holdout"]["estimate"] is not None
+
+
 def test_runs_of_different_data_are_refused_by_name(runs: list[str], tmp_path: Path) -> None:
     other = toy.write_dataset(tmp_path / "other.hdf5", seed=5)
     run = train(experiment(other), tmp_path / "d", quiet=True).path
@@ -155,6 +186,8 @@ def test_a_dataset_that_moved(runs: list[str], data: Path, tmp_path: Path) -> No
 def test_what_cannot_be_ranked(runs: list[str], data: Path, tmp_path: Path) -> None:
     with pytest.raises(LamoError, match="no run to choose from"):
         select([])
+    with pytest.raises(LamoError, match="--targets must be one or more finite returns"):
+        select([tmp_path / "none"], targets=[])
     with pytest.raises(LamoError, match="no such run folder"):
         select([tmp_path / "none"])
     plain = str(train(experiment(data), tmp_path / "plain", quiet=True).path)
@@ -221,6 +254,8 @@ def test_bad_usage_is_one_line(runs: list[str], tmp_path: Path, capsys: pytest.C
         (["--sigma", "-1"], "--sigma -1.0 must be a positive number"),
         (["--epsilon", "nan"], "--epsilon nan lies outside [0, 1]"),
         (["--method", "magic"], "magic"),
+        (["--targets", "nan"], "--targets must be one or more finite returns"),
+        (["--targets", "3", "5", "3"], "--targets 3 5 3 names a return twice"),
     ):
         assert main(["select", runs[0], *options]) == 2
         err = capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def test_what_cannot_be_chosen(rng: np.random.Generator) -> None:
     policy = Lever(1.0)
     with pytest.raises(LamoError, match="one episode cannot be judged"):
         choose_target(policy, levers(1, rng))
+    cut = replace(levers(3, rng), terminated=np.zeros(3, bool), truncated=np.ones(3, bool))
+    with pytest.raises(LamoError, match="holds single steps that a time limit cut off"):
+        choose_target(policy, cut)
+    with pytest.raises(LamoError, match="members must be 2 or more"):
+        choose_target(policy, levers(3, rng), settings=CriticSettings(members=1))
     policy.default_target = None
     with pytest.raises(LamoError, match="not asked for a return"):
         choose_target(policy, levers(3, rng))
@@ -135,3 +141,39 @@ def test_a_method_without_targets_has_none_to_choose(
     assert main([*line, "--steps", "3", "--quiet"]) == 2
     assert "a policy of toy is not asked for a return; drop auto" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_chosen_is_said_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = toy.write_dataset(tmp_path / "one.hdf5", episodes=1)
+    line = [
+        "train",
+        "--preset",
+        "toy",
+        "--dataset",
+        str(data),
+        "--targets",
+        "1",
+        "auto",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main([*line, "--steps", "3", "--eval-episodes", "0", "--quiet"]) == 2
+    told = capsys.readouterr().err
+    assert "--targets auto: one episode cannot be judged" in told and told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_finishes_where_none_can_be_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise LamoError("too few episodes")
+
+    monkeypatch.setattr(targets, "choose_target", refuse)
+    data, run = toy.write_dataset(tmp_path / "toy.hdf5"), tmp_path / "run"
+    line = ["train", "--preset", "toy", "--dataset", str(data), "--targets", "1", "auto", "--out", str(run)]
+    assert main([*line, "--steps", "3", "--eval-episodes", "1", "--device", "cpu", "--quiet"]) == 0
+    assert "no return target is chosen, auto_target is null: too few episodes" in capsys.readouterr().err
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["finished"] and summary["auto_target"] is None and not (run / "auto_target.json").exists()
+    assert main(["report", str(run), "--out", str(tmp_path / "report")]) == 0

@@ -6,39 +6,13 @@ A docstring under a field is its help text on the command line. Defaults are tho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lamo.algorithms.settings import check_chunk
-from lamo.errors import LamoError
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _need_positive(settings: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise LamoError(f"{_flag(name)} {value} must be a positive number")
-
-
-def _need_at_least_one(settings: Any, *names: str) -> None:
-    for name in names:
-        if getattr(settings, name) < 1:
-            raise LamoError(f"{_flag(name)} {getattr(settings, name)} must be at least 1")
-
-
-def _need_within(settings: Any, names: Iterable[str], low: float, high: float, *, ends: str = "[]") -> None:
-    """`ends` says which of the two bounds belong to the interval: `[`, `]` do, `(`, `)` do not."""
-    for name in names:
-        value = getattr(settings, name)
-        above = value >= low if ends[0] == "[" else value > low
-        below = value <= high if ends[1] == "]" else value < high
-        if not (above and below):
-            raise LamoError(f"{_flag(name)} {value} must lie in {ends[0]}{low:g}, {high:g}{ends[1]}")
+from lamo.algorithms.settings import need_at_least_one as _need_at_least_one
+from lamo.algorithms.settings import need_positive as _need_positive
+from lamo.algorithms.settings import need_within as _need_within
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lamo.algorithms import ALGORITHMS
 from lamo.algorithms.bc import BC
 from lamo.algorithms.bcq import BCQ, ChoiceBCQ
 from lamo.algorithms.cql import CQL, ChoiceCQL
-from lamo.algorithms.deployed import Deployed, observed
+from lamo.algorithms.deployed import MISFIT, Deployed, observed
 from lamo.algorithms.iql import IQL
 from lamo.algorithms.method import Batch, Chunks, Method, cosine
 from lamo.algorithms.nfq import NFQ
@@ -181,10 +181,12 @@ class Baseline:
         """The inverse of `export`. Raises `LamoError` for files that do not fit together."""
         try:
             settings, spec, statistics, scaling = Deployed.of_json(metadata)
+            if spec.action_kind == "continuous" and scaling is None:
+                raise ValueError("action_bounds are missing")
             with torch.random.fork_rng(devices=[]):
                 actor = method_for(metadata["algorithm"], spec.action_kind).make_actor(settings, spec)
         except (KeyError, TypeError, ValueError) as error:
-            raise LamoError(f"policy.json does not fit this lamo: {error}") from None
+            raise LamoError(f"{MISFIT}: {error}; copy the whole policy folder again") from None
         own = actor.state_dict()
         if own.keys() != tensors.keys() or any(own[k].shape != tensors[k].shape for k in own):
             raise LamoError("policy.safetensors does not fit policy.json; copy the whole policy folder again")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lamo.algorithms.deployed import Deployed
+from lamo.algorithms.deployed import MISFIT, Deployed
 from lamo.algorithms.late import late_rows
 from lamo.algorithms.resident import ResidentWindows
 from lamo.algorithms.sequence_losses import DeviceBatch, SequenceBatch
@@ -339,7 +339,7 @@ class SequenceLearner:
             with torch.random.fork_rng(devices=[]):
                 model = DecisionModel(deployed_model(metadata["lm_config"]), settings, spec, device, dtype)
         except (KeyError, TypeError, ValueError) as error:
-            raise LamoError(f"policy.json does not fit this lamo: {error}") from None
+            raise LamoError(f"{MISFIT}: {error}; copy the whole policy folder again") from None
         own = model.state_dict()
         wanted = own.keys() - text_only_names(model)
         if wanted - tensors.keys() or any(own[k].shape != tensors[k].shape for k in wanted):

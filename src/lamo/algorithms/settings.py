@@ -5,10 +5,43 @@ A docstring under a field is its help text on the command line.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lamo.errors import LamoError
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def need_positive(settings: Any, *names: str) -> None:
+    """Raise `LamoError` for one of these settings that is not positive and finite; None passes."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise LamoError(f"{_flag(name)} {value} must be a positive number")
+
+
+def need_at_least_one(settings: Any, *names: str) -> None:
+    """Raise `LamoError` for one of these settings below 1; None passes."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise LamoError(f"{_flag(name)} {value} must be at least 1")
+
+
+def need_within(settings: Any, names: Iterable[str], low: float, high: float, *, ends: str = "[]") -> None:
+    """Raise `LamoError` for one of these settings outside an interval, NaN too. `ends` says which of the two bounds
+    belong to it: `[`, `]` do, `(`, `)` do not.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        above = value >= low if ends[0] == "[" else value > low
+        below = value <= high if ends[1] == "]" else value < high
+        if not (above and below):
+            raise LamoError(f"{_flag(name)} {value} must lie in {ends[0]}{low:g}, {high:g}{ends[1]}")
 
 
 def check_chunk(settings: Any) -> None:
@@ -128,11 +161,11 @@ class SequenceSettings:
     def __post_init__(self) -> None:
         check_chunk(self)
         whole = ("layers", "width", "heads", "lora_rank", "context", "text_batch", "text_block")
-        for name in (*whole, "cosine_steps", "cosine_centres"):
-            if getattr(self, name) < 1:
-                raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise LamoError(f"--micro-batch {self.micro_batch} must be at least 1")
+        need_at_least_one(self, *whole, "cosine_steps", "cosine_centres", "micro_batch")
+        need_within(self, ["dropout", "lora_dropout"], 0, 1, ends="[)")
+        need_positive(self, "learning_rate", "lm_learning_rate", "clip", "lora_alpha")
+        weights = ["language_weight", "cosine_weight", "weight_decay", "warmup_steps"]
+        need_within(self, weights, 0, float("inf"), ends="[)")
         if self.cuda_graph and (self.gradient_checkpointing or self.cosine_weight > 0):
             why = (
                 "--gradient-checkpointing"
@@ -146,17 +179,6 @@ class SequenceSettings:
             raise LamoError(f"--span {self.span} must lie between 1 and --context {self.context}")
         if self.span is not None and self.positions == "on":
             raise LamoError("--span needs --positions off: a token must be the same wherever it stands")
-        for name in ("dropout", "lora_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must lie in [0, 1)")
-        for name in ("learning_rate", "clip", "lora_alpha"):
-            if not getattr(self, name) > 0:
-                raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive")
-        if self.lm_learning_rate is not None and not self.lm_learning_rate > 0:
-            raise LamoError(f"--lm-learning-rate {self.lm_learning_rate} must be positive")
-        for name in ("language_weight", "cosine_weight", "weight_decay", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise LamoError(f"--{name.replace('_', '-')} {getattr(self, name)} must not be negative")
         if self.initialise == "scratch":
             if self.adapt != "full":
                 raise LamoError(

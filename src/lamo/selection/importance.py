@@ -22,6 +22,7 @@ from lamo.data.episodes import Episodes
 from lamo.errors import LamoError
 from lamo.selection.bootstrap import Bootstrap
 
+LARGEST = 2 << 30  # bytes that the estimate may take
 SMALLEST = 1e-290  # sums of weights below it have lost digits, or are 0
 
 
@@ -100,6 +101,11 @@ def _normalised(earned: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(…, T), (…, T) -> (…): sum over t of the weighted means; NaN where all weights of a step are zero."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return (earned / weights).sum(axis=-1)
+
+
+def memory(episodes: Episodes) -> int:
+    """Bytes that `weighted_return` takes: seven arrays (E, T) of float64."""
+    return 7 * 8 * len(episodes) * int(episodes.lengths.max())
 
 
 def _padded(episodes: Episodes, values: np.ndarray) -> np.ndarray:

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from lamo.config import Experiment, Spec, read_dataclass
+from lamo.config import Experiment, Spec, flag, read_dataclass
+from lamo.data.actions import KIND_WORDS
 from lamo.data.episodes import Episodes
 from lamo.data.split import hold_out
 from lamo.errors import LamoError
 from lamo.prepare import as_components, read
 from lamo.runs import Run
+
+OPTIONS = ("columns", "obs_keys", "actions", "reward")  # how the data are read
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,12 @@ def gather(runs: Sequence[str | Path], dataset: str | Path | None = None) -> Poo
         if dataset is not None:
             experiment = replace(experiment, dataset=str(dataset))
         name = str(experiment.dataset_name)
-        options = [experiment.columns, experiment.obs_keys, experiment.actions, experiment.reward]
-        reading = json.dumps([name, *options, spec.action_kind])
+        options = [getattr(experiment, option) for option in OPTIONS]
+        recorded = folder.provenance.get("dataset")
+        parts = recorded.get("parts_of_env") if isinstance(recorded, dict) else None
+        reading = json.dumps([name, *options, spec.action_kind, spec.observation_dim, parts])
         if reading not in known:
-            whole = read(experiment)
+            whole = read(experiment, spec, parts)
             if len(np.unique(whole.ids)) < len(whole):
                 raise LamoError(f"{whole.source}: several episodes have one number, so they cannot be told apart")
             if whole.discrete and spec.action_kind == "multidiscrete":
@@ -78,6 +83,11 @@ def gather(runs: Sequence[str | Path], dataset: str | Path | None = None) -> Poo
         whole, digest = known[reading]
         first = first or reading
         if digest != known[first][1]:
+            if name == str(entrants[0].experiment.dataset_name):
+                raise LamoError(
+                    f"{entrants[0].path} and {where} read {name} in two ways ({_ways(entrants[0], experiment, spec)}): "
+                    "policies are ranked on one form of the data, so rank these apart, or train them alike"
+                )
             raise LamoError(
                 f"{entrants[0].path} was trained on {entrants[0].experiment.dataset_name} "
                 f"(digest {known[first][1][:8]}…), {where} on {name} ({digest[:8]}…): policies are ranked on one "
@@ -92,6 +102,16 @@ def gather(runs: Sequence[str | Path], dataset: str | Path | None = None) -> Poo
     seen = frozenset[int]().union(*(entrant.trained_on for entrant in entrants))
     name = str(entrants[0].experiment.dataset_name)
     return Pool(tuple(entrants), name, digest, _of(whole, given), _of(whole, given - seen) if given - seen else None)
+
+
+def _ways(first: Entrant, experiment: Experiment, spec: Spec) -> str:
+    """In what the readings of one dataset differ."""
+    ways = [flag(name) for name in OPTIONS if getattr(first.experiment, name) != getattr(experiment, name)]
+    if first.spec.action_kind != spec.action_kind:
+        ways.append(f"actions that are {KIND_WORDS[first.spec.action_kind]}, and {KIND_WORDS[spec.action_kind]}")
+    if first.spec.observation_dim != spec.observation_dim:
+        ways.append(f"observations of {first.spec.observation_dim}, and {spec.observation_dim} numbers")
+    return "; ".join(ways) or "the parts of its observations"
 
 
 def _numbers(episodes: Episodes) -> frozenset[int]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from lamo.config import check_targets
 from lamo.data.episodes import Episodes
 from lamo.data.inspect import pays_alike
 from lamo.errors import LamoError
@@ -16,7 +17,7 @@ from lamo.policy import Policy, load_policy
 from lamo.replay import holdout_errors, replay
 from lamo.selection.bootstrap import LEVEL, RESAMPLES, Bootstrap, finite, interval
 from lamo.selection.fqe import CriticSettings, bootstrap_pools, discounted, first_values, fit, next_answers, next_logged
-from lamo.selection.importance import log_likelihood, weighted_return
+from lamo.selection.importance import LARGEST, log_likelihood, memory, weighted_return
 from lamo.selection.pool import Entrant, Pool, gather, within
 
 Method = Literal["fqe", "importance", "holdout"]
@@ -84,6 +85,8 @@ def select(
     refuses.
     """
     settings = settings or SelectSettings()
+    if targets is not None:
+        check_targets(targets)
     if not runs:
         raise LamoError("no run to choose from: give one run folder or more")
     pool = gather([*runs, *beside], dataset)
@@ -91,9 +94,9 @@ def select(
     asking = [one for one in pool.entrants if one.path.resolve() in ranked and one.experiment.conditioned]
     if targets is not None and not asking:
         raise LamoError("--targets: no policy of these runs is asked for a return; drop it")
-    wanted, notes = _methods(methods, pool)
     rng = np.random.default_rng((settings.seed, POOL_STREAM))
     episodes = pool.episodes.select(within(pool.episodes, settings.max_steps, rng))
+    wanted, notes = _methods(methods, pool, episodes)
     if len(episodes) < len(pool.episodes):
         but = "; the held-out error reads all that no run was trained on" if "holdout" in wanted else ""
         notes.append(
@@ -148,8 +151,8 @@ def select(
     }
 
 
-def _methods(asked: Sequence[Method] | None, pool: Pool) -> tuple[tuple[Method, ...], list[str]]:
-    """The methods to use, in the order of METHODS, and a note for each that cannot be."""
+def _methods(asked: Sequence[Method] | None, pool: Pool, episodes: Episodes) -> tuple[tuple[Method, ...], list[str]]:
+    """The methods to use on `episodes` of the pool, in the order of METHODS, and a note for each that cannot be."""
     source = pool.episodes.source
     missing: dict[Method, str] = {}
     if pays_alike(pool.episodes):
@@ -159,6 +162,11 @@ def _methods(asked: Sequence[Method] | None, pool: Pool) -> tuple[tuple[Method, 
         missing["importance"] = (
             f"no importance-weighted returns: {source} does not hold the log-probabilities of its actions "
             "(behaviour_log_prob, or infos/action_log_probs)"
+        )
+    elif (size := memory(episodes)) > LARGEST:
+        missing["importance"] = (
+            f"no importance-weighted returns: {len(episodes)} episodes, the longest of {episodes.lengths.max()} steps, "
+            f"would take {size / 2**30:.1f} GiB of memory (give a smaller --max-steps, or --method without importance)"
         )
     if pool.unseen is None:
         missing["holdout"] = (

@@ -40,6 +40,19 @@ def candidates(returns: np.ndarray) -> list[float]:
     return sorted({float(f"{value:.3g}") for value in found})
 
 
+def check_choosable(episodes: Episodes) -> None:
+    """Raise `LamoError` for episodes from which no target can be chosen: a single one, and such as say nothing of what
+    came after a step.
+    """
+    if len(episodes) < 2:
+        raise LamoError("--targets auto: one episode cannot be judged by a critic that has not seen it; give a return")
+    if not ((episodes.lengths > 1) | episodes.terminated).any():
+        raise LamoError(
+            f"--targets auto: {episodes.source} holds single steps that a time limit cut off, and no critic can learn "
+            "from them; give a return"
+        )
+
+
 def choose_target(
     policy: Policy,
     episodes: Episodes,
@@ -52,13 +65,17 @@ def choose_target(
 
     Returns a JSON-able {"target", "candidates": [{"target", "value", "below_best", "standard_error", "believed"}, …],
     "episodes", "steps" (at which values are means), "seed", "critic": its settings}. `settings.members` is the number
-    of folds, at most one per episode. Raises `LamoError` for a policy that has no return target, and for one episode.
+    of folds, 2 or more and at most one per episode. Raises `LamoError` for a policy that has no return target, and for
+    what `check_choosable` refuses.
     """
     if policy.default_target is None:
         raise LamoError("--targets auto: this policy is not asked for a return, so there is none to choose; drop auto")
-    if len(episodes) < 2:
-        raise LamoError("--targets auto: one episode cannot be judged by a critic that has not seen it; give a return")
+    check_choosable(episodes)
     settings = settings or CriticSettings()
+    if settings.members < 2:
+        raise LamoError(
+            "--targets auto: each fold is judged by a critic of the others; settings.members must be 2 or more"
+        )
     asked = candidates(episodes.returns)
     episodes = episodes.select(within(episodes, FITTED_STEPS, np.random.default_rng((seed, POOL_STREAM))))
     folds = min(settings.members, len(episodes))
