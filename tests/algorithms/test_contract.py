@@ -343,6 +343,14 @@ def test_a_damaged_policy_json_is_one_line_or_harmless(preset: str, kind: str, s
     assert refused == set(DAMAGED)
 
 
+@pytest.mark.parametrize(("name", "value"), [("n_embd", "x"), ("n_embd", -1), ("n_head", 0), ("n_layer", None)])
+def test_a_damaged_shape_of_the_language_model_is_one_line(name: str, value: Any, small_lm: Path) -> None:
+    agent = learner("dt", small_lm)
+    tensors, metadata = agent.export()
+    with pytest.raises(LamoError, match="policy.json does not fit this lamo: lm_config"):
+        type(agent).load_policy(tensors, {**metadata, "lm_config": {**metadata["lm_config"], name: value}})
+
+
 def test_bounds_of_a_damaged_policy_are_never_stretched(small_lm: Path) -> None:
     """Bounds of one number would do for all of them; without any, a sequence policy of before acts in its own units."""
     for preset in ("iql", "dt"):

@@ -32,9 +32,12 @@ def scratch_model(settings: SequenceSettings, seed: int) -> Any:
 
 def deployed_model(config: dict[str, Any]) -> Any:
     """An LM of the shape in `config` (a Hugging Face config as a dict) with a vocabulary of one token: acting reads
-    no text."""
+    no text. Raises ValueError for a config that is none."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    values = {**config, "vocab_size": 1, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=torch.float32)
+    try:
+        values = {**config, "vocab_size": 1, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=torch.float32)
+    except Exception as error:  # transformers raises a dozen kinds
+        raise ValueError(f"lm_config: {error}") from None
