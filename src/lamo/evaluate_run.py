@@ -39,6 +39,7 @@ def evaluate(
     run, for a run without an environment, and with "auto" for data that is not the run's any more.
     """
     folder = Run.open(run)
+    folder.finished()
     spec = read_dataclass(Spec, folder.provenance.get("spec"), f"{run}/provenance.json: spec")
     env = env or spec.env
     if env is None:

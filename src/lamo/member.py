@@ -123,8 +123,8 @@ class Member:
             self.run.timing({"step": at.step, "seconds": passed, "steps_per_second": rate})
             self.board.row("train", at.step, {**means, "steps_per_second": rate})
 
-    def finish(self) -> None:
-        """policy/, rollout.json and, last, summary.json."""
+    def finish(self, stop: Signals) -> None:
+        """policy/, rollout.json and, last, summary.json. Raises `Stopped` where a signal was caught meanwhile."""
         run, at, experiment, learner = self.run, self.at, self.experiment, self.learner
         final, errors = None, [row[HOLDOUT_ERROR] for row in run.read_metrics() if HOLDOUT_ERROR in row]
         run.save_policy(*learner.export())
@@ -133,7 +133,7 @@ class Member:
             with self._undisturbed():
                 env, target = self.setup.task.env, final["best_target"]
                 run.save_rollout(trace(learner.policy(), env, target, experiment.seed, **self._played_with))
-        chosen = self._choose_target() if experiment.auto_target else None
+        chosen = self._choose_target(stop) if experiment.auto_target else None
         run.save_summary(
             {
                 **learner.summary(),
@@ -147,7 +147,7 @@ class Member:
             }
         )
 
-    def _choose_target(self) -> dict[str, Any] | None:
+    def _choose_target(self, stop: Signals) -> dict[str, Any] | None:
         """The return target that the training data believe in, played beside the others; all of it in auto_target.json.
 
         Returns it without the episodes' records; None, with a warning, where the data believe in none.
@@ -157,7 +157,8 @@ class Member:
         setup, experiment, policy = self.setup, self.experiment, self.learner.policy()
         with self._undisturbed():
             try:
-                choice = choose_target(policy, setup.episodes, choices=setup.spec.choices, seed=experiment.seed)
+                data, choices, seed = setup.episodes, setup.spec.choices, experiment.seed
+                choice = choose_target(policy, data, choices=choices, seed=seed, progress=stop.check)
             except LamoError as error:
                 warn(f"{self.run.path}: no return target is chosen, auto_target is null: {error}")
                 return None
@@ -166,8 +167,9 @@ class Member:
                 task, asked = setup.task, [choice["target"]]
                 count, seed = experiment.eval_episodes, experiment.seed
                 rows = rollout(
-                    policy, task.env, asked, count, seed, task.score, workers=self.workers, **self._played_with
-                )
+                    policy, task.env, asked, count, seed, task.score,
+                    workers=self.workers, progress=stop.check, **self._played_with,
+                )  # fmt: skip
         choice["evaluation"] = summarise(rows)["targets"][0] if rows else None
         self.run.save_auto_target({**choice, "records": rows})
         return choice

@@ -256,7 +256,20 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """What summary.json says, None for a run that has not finished."""
         path = self.path / "summary.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        found = read_json(path)
+        if not isinstance(found, dict) or not all(type(found.get(key)) in (int, float) for key in ("steps", "seconds")):
+            again = f"delete it, then: lamo train --resume {self.path}"
+            raise LamoError(f"{path}: damaged (it must hold an object with numbers steps and seconds); {again}")
+        return found
+
+    def finished(self) -> dict[str, Any]:
+        """The same. Raises `LamoError` for a run that has not finished: what it holds of a policy is of an earlier
+        end."""
+        if (summary := self.summary()) is None:
+            raise LamoError(f"{self.path}: has not finished; go on with it: lamo train --resume {self.path}")
+        return summary
 
 
 @contextlib.contextmanager
@@ -283,11 +296,18 @@ def locked(path: Path, doing: str) -> Iterator[None]:
 def check_free(path: str | Path) -> None:
     """Raise `LamoError` unless a new run can be made at `path`: nothing there, or an empty folder."""
     path = Path(path)
+    check_named(path)
     if (path / "config.json").exists():
         hint = f"choose another folder, or continue it with: lamo train --resume {path}"
         raise LamoError(f"--out {path} holds another run; {hint}")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise LamoError(f"--out {path} exists and is not an empty folder; choose another")
+
+
+def check_named(path: Path) -> None:
+    """Raise `LamoError` for `.` and `..`, beside which nothing can be made and renamed."""
+    if path.name in ("", ".."):
+        raise LamoError(f"--out {path}: a run needs a folder of its own, with a name, such as runs/a")
 
 
 def write_json(path: Path, value: Any) -> None:

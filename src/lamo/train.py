@@ -27,7 +27,8 @@ from lamo.progress import Bar, Board
 from lamo.provenance import provenance
 from lamo.runs import Run, check_free
 from lamo.selection.targets import check_choosable
-from lamo.signals import Interrupted, Signals
+from lamo.signals import Interrupted, Signals, Stopped
+from lamo.workers import check_workers
 
 DATA_FIELDS = ("dataset", "columns", "obs_keys", "actions", "reward")  # what decides which episodes `read` gives
 
@@ -47,6 +48,7 @@ def train(
     Raises `LamoError` for bad input and for a loss that is not finite, `Interrupted` after Ctrl-C or SIGTERM.
     """
     check_free(out)
+    check_workers(workers)
     member = _create(experiment, out, *_build(experiment), command, workers)
     _announce(member, quiet)
     _fit([member], quiet, tensorboard)
@@ -69,6 +71,7 @@ def train_together(
     Transformer trained in full, random weights of different seeds) are trained one after the other, with a warning that
     says why. Errors as `train`.
     """
+    check_workers(workers)
     for out in outs:
         check_free(out)
     if len({experiment.steps for experiment in experiments}) > 1:
@@ -82,9 +85,10 @@ def train_together(
         why_not = _pack([learner for _, learner, _ in built])
         if why_not is not None:
             del built
-            warn(f"one after the other, not as one batch: {why_not}")
             watch: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "workers": workers, "command": command}
-            return [train(experiment, out, **watch) for experiment, out in zip(experiments, outs, strict=True)]
+            each = [partial(train, one, out, **watch) for one, out in zip(experiments, outs, strict=True)]
+            left = [f"begin --seeds {one.seed} too, into {out}" for one, out in zip(experiments, outs, strict=True)]
+            return _one_by_one(why_not, each, left)
     members = []
     for experiment, out, (setup, learner, random) in zip(experiments, outs, built, strict=True):
         members.append(_create(experiment, out, setup, learner, command, workers))
@@ -124,6 +128,7 @@ def resume_together(
     """Go on with several runs, as `train_together` trains them: as one batch if they are equally far and can share a
     model, otherwise one after the other, with a warning that says why. Errors as `resume`.
     """
+    check_workers(workers)
     runs = [Run.open(path) for path in paths]
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise LamoError("--resume names a run twice; give each once")
@@ -143,13 +148,10 @@ def resume_together(
     watch: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard}
     if why_not is not None:
         del members
-        warn(f"one after the other, not as one batch: {why_not}")
-        for run, _ in begun:
-            resume(run.path, steps=steps, device=device, workers=workers, **watch)
+        watch |= {"steps": steps, "device": device, "workers": workers}
+        each = [partial(resume, run.path, **watch) for run, _ in begun]
+        _one_by_one(why_not, each, [shlex.join(["lamo", "train", "--resume", str(run.path)]) for run, _ in begun])
         return runs
-    for member in members:
-        if member.experiment.to_json() != member.run.config:
-            member.run.save_config(member.experiment.to_json())
     if members:
         _fit(members, **watch)
     return runs
@@ -239,6 +241,9 @@ def _fit(members: Sequence[Member], quiet: bool, tensorboard: bool) -> None:
         if len({member.at.step for member in members}) > 1:  # the newest checkpoint of one may be damaged
             told = ", ".join(f"{member.run.path} at {member.at.step}" for member in members)
             raise LamoError(f"the newest whole checkpoints are not equally far: {told}; resume the runs one by one")
+        for member in members:
+            if member.experiment.to_json() != member.run.config:
+                member.run.save_config(member.experiment.to_json())
         stop = stack.enter_context(Signals(quiet))
         name = paths[0].name if len(paths) == 1 else f"{paths[0].name} … {paths[-1].name}"
         with Bar(name, steps, first.at.step, quiet=quiet) as bar:
@@ -252,8 +257,27 @@ def _fit(members: Sequence[Member], quiet: bool, tensorboard: bool) -> None:
                 rows = update([next(member.batches) for member in members])
                 _each(members, partial(Member.took, seconds=time.perf_counter() - start), rows)
                 bar.step(sum(row["loss"] for row in rows) / len(rows))
-        for member in members:
-            member.finish()
+        try:
+            for member in members:
+                stop.check()
+                member.finish(stop)
+            stop.check()
+        except Stopped:
+            raise Interrupted(first.at.step, _go_on(members), stop.caught) from None
+
+
+def _one_by_one(why: str, each: Sequence[Callable[[], Run]], how: Sequence[str]) -> list[Run]:
+    """Runs that cannot share a model. Whatever stops one says which are left, and `how` to go on with each."""
+    warn(f"one after the other, not as one batch: {why}")
+    done: list[Run] = []
+    for begin in each:
+        try:
+            done.append(begin())
+        except (LamoError, Interrupted) as stopped:
+            left = how[len(done) + 1 :]
+            stopped.args = ("; then ".join([str(stopped), *left]),)
+            raise
+    return done
 
 
 def _each(members: Sequence[Member], do: Callable[..., None], *given: Sequence[Any]) -> None:

@@ -25,6 +25,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check_workers(workers: int | None) -> None:
+    """Raise `LamoError` for a number of processes below 1; None, as many as pay, is well."""
+    if workers is not None and workers < 1:
+        raise LamoError(f"--workers {workers} must be at least 1")
+
+
 class Worker:
     """A process of one thread in which `serve(*arguments)` is entered; its value maps what is sent to the answer.
 

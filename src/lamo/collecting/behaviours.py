@@ -85,6 +85,8 @@ class RunBehaviour:
         if not Path(folder).is_dir():
             known = "random, train, train:SKILL, sb3:FILE.zip, operator or the folder of a run"
             raise LamoError(f"unknown --policy {folder!r}; give {known}")
+        if (Path(folder) / "config.json").is_file():  # a run; a policy/ alone is well, too
+            Run.open(folder).finished()
         self._policy = load_policy(folder)
         default = getattr(self._policy, "default_target", None)
         if target is not None and default is None:

@@ -12,6 +12,7 @@ from typing import Any
 from lamo.commands import answer, auto_target_lines, parse, score_lines, stdout_kept_clean
 from lamo.config import Experiment, flag
 from lamo.errors import LamoError
+from lamo.runs import check_named
 
 
 @dataclass
@@ -74,6 +75,7 @@ def _of_seeds(options: Train) -> tuple[list[Experiment], list[Path]]:
     assert options.out is not None
     if len(set(options.seeds)) < len(options.seeds):
         raise LamoError(f"--seeds {' '.join(map(str, options.seeds))} names a seed twice; give each once")
+    check_named(options.out)
     outs = [options.out.with_name(f"{options.out.name}-s{seed}") for seed in options.seeds]
     return [options.experiment.but(seed=seed) for seed in options.seeds], outs
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lamo.envs import register
 from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError
-from lamo.workers import Worker, usable_cores
+from lamo.workers import Worker, check_workers, usable_cores
 
 MOST = 16  # processes, unless more are asked for
 _WORTH = 15.0  # seconds in environments for which processes are worth their start
@@ -34,8 +34,7 @@ def open_pool(
     """A pool for `rows` environments, in `workers` processes; None: as many as pay for episodes of `horizon` steps (by
     default the environment's own limit). Raises `LamoError` as `EnvPool`, and for a number below 1.
     """
-    if workers is not None and workers < 1:
-        raise LamoError(f"--workers {workers} must be at least 1")
+    check_workers(workers)
     if workers is None:
         workers = _that_pay(env_id, rows, horizon)
     count = min(workers, rows)

@@ -12,7 +12,7 @@ episodes) of the best predicted value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -60,8 +60,9 @@ def choose_target(
     settings: CriticSettings | None = None,
     choices: Sequence[int] = (),
     seed: int = 0,
+    progress: Callable[..., object] | None = None,
 ) -> dict[str, Any]:
-    """The rule above for `policy` and the episodes that it was trained on.
+    """The rule above for `policy` and the episodes that it was trained on. `progress` is called now and then.
 
     Returns a JSON-able {"target", "candidates": [{"target", "value", "below_best", "standard_error", "believed"}, …],
     "episodes", "steps" (at which values are means), "seed", "critic": its settings}. `settings.members` is the number
@@ -82,12 +83,14 @@ def choose_target(
     fold = np.random.default_rng((seed, FOLD_STREAM)).permutation(len(episodes)) % folds  # (E,)
     actions, known = next_logged(episodes)
     pools = [np.flatnonzero(fold != i) for i in range(folds)]
-    critics = fit(episodes, actions, pools, settings, seed, known=known, choices=choices)
+    critics = fit(episodes, actions, pools, settings, seed, known=known, choices=choices, progress=progress)
 
     chosen = within(episodes, JUDGED_STEPS, np.random.default_rng((seed, JUDGED_STREAM)))
     judged, owner = episodes.select(chosen), np.repeat(fold[chosen], episodes.lengths[chosen])  # (N,): unseen by whom
     sums = np.empty((len(judged), len(asked)))
     for i, target in enumerate(asked):
+        if progress:
+            progress()
         answers = replay(policy, judged, np.full(len(judged), target)).actions
         values = critics(judged.observations, answers)[owner, np.arange(judged.steps)]
         sums[:, i] = np.add.reduceat(values, judged.offsets[:-1])
