@@ -124,6 +124,8 @@ def test_importance_where_log_probabilities_were_logged(tmp_path: Path, capsys: 
     found = result["policies"][0]["importance"]
     assert found["low"] <= found["estimate"] <= found["high"] and 1 <= found["effective_size"] <= 12
     assert [row["target"] for row in result["policies"]] == [5.0]
+    few = found["effective_size"] < 10
+    assert few == any("comes first, on an effective sample of" in note for note in result["notes"]) and few
     assert main(["select", run, "--quiet", "--method", "importance"]) == 0
     assert "importance-weighted" in capsys.readouterr().out
     # at 80 columns the three methods do not fit side by side: policies, headings and numbers are whole all the same

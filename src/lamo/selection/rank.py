@@ -22,6 +22,7 @@ from lamo.selection.pool import Entrant, Pool, gather, within
 
 Method = Literal["fqe", "importance", "holdout"]
 METHODS: tuple[Method, ...] = ("fqe", "importance", "holdout")
+FEW = 10.0  # episodes that an estimate by importance rests on, below which its rank is said to say nothing
 # generators are seeded with (seed, stream)
 POOL_STREAM, CRITIC_STREAM, MEMBER_STREAM, DRAW_STREAM, HOLDOUT_STREAM = range(5)
 
@@ -125,6 +126,13 @@ def select(
             drawn.append({method: values for method, (_, values) in found.items()})
     for method in wanted:
         _give_ranks(rows, method, [values[method] for values in drawn])
+    if "importance" in wanted:
+        first = min(rows, key=lambda row: row["importance"]["rank"])
+        if (size := first["importance"]["effective_size"]) < FEW:
+            notes.append(
+                f"By importance-weighted returns {first['policy']} comes first, on an effective sample of {size:.1f} "
+                "episodes: too few to go by."
+            )
     rows.sort(key=lambda row: (row[wanted[0]]["rank"], row["policy"]))
     earned = discounted(episodes, settings.discount)[episodes.offsets[:-1]]
     behaviour = interval(float(earned.mean()), draws.episodes.means(earned[:, None])[:, 0])
