@@ -9,10 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lamo.algorithms.settings import check_chunk
-from lamo.algorithms.settings import need_at_least_one as _need_at_least_one
-from lamo.algorithms.settings import need_positive as _need_positive
-from lamo.algorithms.settings import need_within as _need_within
+from lamo.algorithms.settings import check_chunk, need_at_least_one, need_positive, need_within
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,11 @@ class BCSettings:
 
     def __post_init__(self) -> None:
         check_chunk(self)
-        _need_within(self, ["top_fraction"], 0, 1, ends="(]")
-        _need_at_least_one(self, "layers", "width")
-        _need_within(self, ["dropout"], 0, 1, ends="[)")
-        _need_positive(self, "learning_rate")
-        _need_within(self, ["weight_decay"], 0, float("inf"), ends="[)")
+        need_within(self, ["top_fraction"], 0, 1, ends="(]")
+        need_at_least_one(self, "layers", "width")
+        need_within(self, ["dropout"], 0, 1, ends="[)")
+        need_positive(self, "learning_rate")
+        need_within(self, ["weight_decay"], 0, float("inf"), ends="[)")
 
 
 @dataclass(frozen=True)
@@ -62,9 +59,9 @@ class ValueSettings:
     depend on the task; minus-one subtracts 1 from each; none leaves them as they are."""
 
     def __post_init__(self) -> None:
-        _need_at_least_one(self, "layers", "width")
-        _need_within(self, ["discount"], 0, 1, ends="[)")
-        _need_within(self, ["polyak"], 0, 1, ends="(]")
+        need_at_least_one(self, "layers", "width")
+        need_within(self, ["discount"], 0, 1, ends="[)")
+        need_within(self, ["polyak"], 0, 1, ends="(]")
 
 
 @dataclass(frozen=True)
@@ -96,9 +93,9 @@ class IQLSettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _need_within(self, ["expectile"], 0, 1, ends="()")
-        _need_positive(self, "temperature", "weight_clip", "actor_learning_rate", "critic_learning_rate")
-        _need_within(self, ["dropout"], 0, 1, ends="[)")
+        need_within(self, ["expectile"], 0, 1, ends="()")
+        need_positive(self, "temperature", "weight_clip", "actor_learning_rate", "critic_learning_rate")
+        need_within(self, ["dropout"], 0, 1, ends="[)")
 
 
 @dataclass(frozen=True)
@@ -122,11 +119,11 @@ class CQLSettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _need_within(self, ["bound_margin"], 0, 1, ends="[]")
+        need_within(self, ["bound_margin"], 0, 1, ends="[]")
         if self.conservative_weight is not None:
-            _need_within(self, ["conservative_weight"], 0, float("inf"), ends="[)")
-        _need_at_least_one(self, "sampled_actions")
-        _need_positive(self, "actor_learning_rate", "critic_learning_rate")
+            need_within(self, ["conservative_weight"], 0, float("inf"), ends="[)")
+        need_at_least_one(self, "sampled_actions")
+        need_positive(self, "actor_learning_rate", "critic_learning_rate")
 
 
 @dataclass(frozen=True)
@@ -148,9 +145,9 @@ class TD3BCSettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _need_positive(self, "alpha", "actor_learning_rate", "critic_learning_rate")
-        _need_within(self, ["policy_noise", "noise_clip"], 0, float("inf"), ends="[)")
-        _need_at_least_one(self, "policy_delay")
+        need_positive(self, "alpha", "actor_learning_rate", "critic_learning_rate")
+        need_within(self, ["policy_noise", "noise_clip"], 0, float("inf"), ends="[)")
+        need_at_least_one(self, "policy_delay")
 
 
 @dataclass(frozen=True)
@@ -176,10 +173,10 @@ class BCQSettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _need_within(self, ["perturbation"], 0, 2, ends="[]")
-        _need_within(self, ["minimum_weight", "threshold"], 0, 1)
-        _need_at_least_one(self, "candidates", "acting_candidates", "autoencoder_width")
-        _need_positive(self, "learning_rate")
+        need_within(self, ["perturbation"], 0, 2, ends="[]")
+        need_within(self, ["minimum_weight", "threshold"], 0, 1)
+        need_at_least_one(self, "candidates", "acting_candidates", "autoencoder_width")
+        need_positive(self, "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -202,6 +199,6 @@ class NFQSettings:
     each; none leaves them as they are."""
 
     def __post_init__(self) -> None:
-        _need_at_least_one(self, "iteration_steps", "layers", "width")
-        _need_within(self, ["discount"], 0, 1, ends="[)")
-        _need_positive(self, "learning_rate")
+        need_at_least_one(self, "iteration_steps", "layers", "width")
+        need_within(self, ["discount"], 0, 1, ends="[)")
+        need_positive(self, "learning_rate")
