@@ -246,6 +246,10 @@ def test_nothing_is_left_behind(bare: Path, tmp_path: Path, monkeypatch: pytest.
         write_report([bare], tmp_path / "file")
     with pytest.raises(LamoError, match="cannot be made"):
         write_report([bare], tmp_path / "file" / "out")
+    with pytest.raises(LamoError, match="--seed -1 must be at least 0"):
+        write_report([bare], tmp_path / "out", seed=-1)
+    with pytest.raises(LamoError, match="--seed -1 must be at least 0"):
+        figure_overview([bare], tmp_path / "out.svg", seed=-1)
 
     out = tmp_path / "out"
     out.mkdir()
