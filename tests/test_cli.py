@@ -74,7 +74,8 @@ def test_help_of_each_verb_says_defaults(verb: str, capsys: pytest.CaptureFixtur
     code, out, _ = lamo(capsys, *verb.split(), "--help")
     assert code == 0 and f"usage: lamo {verb}" in out and "--json" in out
     for option in ("--quiet", "--seed", "--episodes", "--steps", "--lora-rank"):
-        assert option not in out or "default:" in out.split(option, 1)[1]
+        for told in out.split(f"│ {option} ")[1:]:  # up to the next option, whose default is its own
+            assert "default:" in told.split("│ --", 1)[0]
 
 
 def test_help_of_train_shows_the_defaults_of_preset_and_task(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +123,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("evaluate OUT", "no such run folder"),
         ("evaluate RUN --env Reacher2d-v9", "Reacher2d-v9"),
         ("evaluate RUN --env CartPole-v1", "--env CartPole-v1 has observations of 4"),
+        ("evaluate RUN --targets 40 40", "--targets 40 40 names a return twice"),
+        ("evaluate RUN --targets nan", "--targets must be one or more finite returns"),
         ("evaluate RUN --device gpu", "--device gpu is not known"),
         ("report OUT", "OUT"),
         ("report", "no run to report on"),

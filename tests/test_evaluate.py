@@ -101,9 +101,11 @@ def test_senseless_targets_are_refused(targets: list[float | None]) -> None:
         rollout(Fake("Reacher2d-v0"), "Reacher2d-v0", targets, 1, seed=0)
 
 
-def test_no_episodes_are_refused() -> None:
+def test_no_episodes_and_too_many_are_refused() -> None:
     with pytest.raises(LamoError, match="nothing to evaluate: 0 episodes"):
         rollout(Fake("Reacher2d-v0"), "Reacher2d-v0", [1.0], 0, seed=0)
+    with pytest.raises(LamoError, match="at most 10000 episodes"):  # before one is played, or an environment made
+        rollout(Fake("Reacher2d-v0"), "NoSuch-v0", [1.0], 10_001, seed=0)
     with pytest.raises(LamoError, match="no evaluation episodes"):
         summarise([])
 

@@ -55,6 +55,7 @@ def rollout(
     """
     if episodes < 1 or not targets:
         raise LamoError(f"nothing to evaluate: {episodes} episodes for {len(targets)} targets; both must be 1 or more")
+    evaluation_seed(seed, episodes - 1)  # there are only so many: say so before any is played
     wanted = _targets(targets)
     jobs = [(target, e) for target in targets for e in range(episodes)]
     records: list[dict[str, Any]] = []

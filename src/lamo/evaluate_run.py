@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lamo.config import Experiment, Spec, read_dataclass
+from lamo.config import Experiment, Spec, check_targets, read_dataclass
 from lamo.data.actions import KIND_WORDS
 from lamo.envs.pool import EnvPool
 from lamo.errors import LamoError
@@ -36,8 +36,11 @@ def evaluate(
     default the run's own, which meets the same episodes as its evaluations while it trained; `workers` are those of
     `lamo.evaluate.rollout`. Returns {"run", "env", "seed", "targets": [one row per target], "best_target", "records":
     [one per episode]}, see `lamo.evaluate.summarise` and `rollout`. Raises `LamoError` for a folder without a finished
-    run, for a run without an environment, and with "auto" for data that is not the run's any more.
+    run, for a run without an environment, for targets that `check_targets` refuses, and with "auto" for data that is
+    not the run's any more.
     """
+    if targets is not None:
+        check_targets(targets)
     folder = Run.open(run)
     folder.finished()
     spec = read_dataclass(Spec, folder.provenance.get("spec"), f"{run}/provenance.json: spec")

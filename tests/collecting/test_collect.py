@@ -93,6 +93,13 @@ def test_discrete_actions() -> None:
         ({"task_or_env": "CartPole-v1", "episodes": 1, "policy": "random", "noise": 0.1}, "give --epsilon instead"),
         ({"task_or_env": "Pendulum-v1", "episodes": 1, "policy": "random", "noise": -1.0}, "must be at least 0"),
         ({"task_or_env": "Pendulum-v1", "episodes": 1, "policy": "random", "epsilon": 1.1}, "in \\[0, 1\\]"),
+        *(
+            (
+                {"task_or_env": "Pendulum-v1", "episodes": 1, "policy": "runs/a", name: value},
+                f"--{name} {value} must be",
+            )
+            for name, value in (("noise", np.nan), ("noise", np.inf), ("epsilon", np.nan), ("target", np.nan))
+        ),
         (
             {"task_or_env": "Pendulum-v1", "episodes": 1, "policy": "random", "target": 1.0},
             "--target is for the policy",

@@ -96,7 +96,7 @@ def test_split_and_together_again(log, assert_same, tmp_path) -> None:
     together = load_episodes(tmp_path / "parts")
     assert_same(together, episodes)
     np.testing.assert_array_equal(together.ids, episodes.ids)
-    split(path, tmp_path / "held", holdout=0.3, suffix=".hdf5")
+    split(path, tmp_path / "held", holdout=0.3, suffix="hdf5")  # with or without its dot
     for name, wanted in zip(("train", "holdout"), hold_out(episodes, 0.3), strict=True):
         found = load_episodes(tmp_path / "held" / f"{name}.hdf5")
         assert_same(found, wanted)

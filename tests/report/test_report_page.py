@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import itertools
 import json
@@ -141,11 +142,23 @@ def test_everything_is_written(written: Written) -> None:
     assert "| lamo | 3 | **76** |" in markdown and "(curves.svg)" in markdown and "over seeds" in markdown
     table = terminal_table(found, 120)
     assert "lamo" in table and "76 ★" in table and "over seeds" in table and "\x1b" not in table
-    narrow = terminal_table(found, 80)  # nothing is cut: intervals go under their estimates
-    assert all(
-        any(line.split()[:1] == [m["label"]] for line in narrow.splitlines()) for m in found["sections"][0]["methods"]
-    )
-    assert narrow.count("[") == table.count("[") and max(map(len, narrow.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_no_column_is_cut(written: Written, width: int) -> None:
+    found = copy.deepcopy(written.numbers)
+    methods = found["sections"][0]["methods"]
+    methods.append({**methods[0], "targets": [], "best_target": None})
+    for method, label in zip(methods, ("lamo (context 20)", "lamo (context 20, layers 12)", "dt"), strict=True):
+        method["label"] = label
+        for target in method["targets"]:
+            for key in ("last_window", "best_checkpoint", "final"):
+                target[key].update(estimate=37.3, low=26.9, high=46.2)
+    table = terminal_table(found, width).split("The data itself")[0]
+    assert max(map(len, table.splitlines())) <= width
+    assert "final" in table and "evaluated" in table and "yet" in table
+    targets = sum(len(method["targets"]) for method in methods)
+    assert table.count("[26.9,") == table.count("46.2]") == table.count("37.3") == 3 * targets
 
 
 def test_the_script_is_the_one_that_the_policy_names(written: Written) -> None:
@@ -233,6 +246,10 @@ def test_nothing_is_left_behind(bare: Path, tmp_path: Path, monkeypatch: pytest.
         write_report([bare], tmp_path / "file")
     with pytest.raises(LamoError, match="cannot be made"):
         write_report([bare], tmp_path / "file" / "out")
+    with pytest.raises(LamoError, match="--seed -1 must be at least 0"):
+        write_report([bare], tmp_path / "out", seed=-1)
+    with pytest.raises(LamoError, match="--seed -1 must be at least 0"):
+        figure_overview([bare], tmp_path / "out.svg", seed=-1)
 
     out = tmp_path / "out"
     out.mkdir()

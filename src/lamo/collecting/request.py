@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,6 +49,9 @@ class Request:
             raise LamoError(f"--horizon {self.horizon} must be at least 1")
         if self.envs < 1:
             raise LamoError(f"--envs {self.envs} must be at least 1")
+        for name, value in (("noise", self.noise), ("epsilon", self.epsilon), ("target", self.target)):
+            if value is not None and not math.isfinite(value):
+                raise LamoError(f"--{name} {value} must be a finite number")
         if self.target is not None and self.kind != "run":
             raise LamoError(f"--target is for the policy of a run, not for {self.kind}; leave it out")
         collection_seed(self.seed, self.episodes - 1)

@@ -62,7 +62,8 @@ class Split:
     parts: int | None = None
     """Number of parts, each a run of episodes."""
     suffix: str | None = None
-    """Format of the files, as for `lamo data convert`; by default .lamo, or what --format asks for."""
+    """Format of the files, as for `lamo data convert`, with or without the dot; by default .lamo, or what --format
+    asks for."""
     options: ReadOptions = field(default_factory=ReadOptions)
     target: WriteOptions = field(default_factory=WriteOptions)
     quiet: bool = False

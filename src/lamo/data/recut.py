@@ -124,8 +124,8 @@ def split(
     progress: Progress = quiet,
 ) -> list[dict[str, Any]]:
     """Write a dataset in several files of a new folder `out`: `train` and `holdout` with the episodes that
-    `--holdout` keeps from training, or `part_0` … with runs of episodes of about equally many steps. `suffix` is by
-    default that of `target`, else `.lamo`.
+    `--holdout` keeps from training, or `part_0` … with runs of episodes of about equally many steps. `suffix` (with
+    or without its dot) is by default that of `target`, else `.lamo`.
     """
     folder = Path(out)
     if (holdout is None) == (parts is None):
@@ -134,6 +134,8 @@ def split(
         raise LamoError(f"{folder} exists already; remove it, or give another name")
     if suffix is None:
         suffix = next(iter(_format(target).suffixes), "")
+    elif suffix and not suffix.startswith("."):
+        suffix = f".{suffix}"
     check_target(folder / f"train{suffix}", target)
     with opened(source, options or ReadOptions(), folder, progress) as whole, new_folder(folder) as place:
         told = [described(whole)]

@@ -26,7 +26,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path, seed: int = 0) -> 
     Runs that differ only in their seed are one method. Returns the numbers of report.json (JSON-able: no NaN, missing
     values are None). Equal folders and an equal `seed` (of the bootstrap) give equal bytes. Either all files are
     replaced or none. Raises LamoError for a folder that holds no run, for a damaged file, for a seed that is there
-    twice, and for an `out` that cannot be written.
+    twice, for a negative `seed`, and for an `out` that cannot be written.
     """
     from lamo.report import figures, page, tables
     from lamo.report.collect import read_runs

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lamo.errors import LamoError
 from lamo.report import stats
 from lamo.report.collect import RunRecord, as_number, clean_text
 from lamo.report.groups import Group, Section
@@ -338,8 +339,10 @@ def aggregate(sections: Sequence[Mapping[str, Any]], rng: np.random.Generator) -
 
 def measure(sections: Sequence[Section], seed: int = 0) -> dict[str, Any]:
     """All numbers of a report. `seed` seeds the bootstrap and nothing else. May hold NaN; `jsonable` turns those into
-    None.
+    None. Raises LamoError for a negative seed.
     """
+    if seed < 0:
+        raise LamoError(f"--seed {seed} must be at least 0")
     rng = np.random.default_rng(seed)
     measured = [measure_section(section, rng) for section in sections]
     return {

@@ -13,6 +13,9 @@ from lamo.report.stats import COVERAGE
 
 DASH = "–"
 HEADINGS = ("method", "seeds", "return target", "last window", "best checkpoint", "final")
+BREAKS = (r" (?=\[|evaluated|yet)", r"(?<=,) ")
+"""Where cells are broken into lines: an interval goes under its estimate, then its ends under each other."""
+LEAST_LABEL = 10  # columns below which no method's name is wrapped, where the others can be broken
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -157,6 +160,21 @@ PROTOCOL = (
 )
 
 
+def _fitted(rows: Sequence[Sequence[str]], width: int) -> list[tuple[str, ...]]:
+    """HEADINGS and rows with as few line breaks as make them fit into `width` columns; labels wrap besides."""
+    table, least = [tuple(HEADINGS), *map(tuple, rows)], max(len(row[0]) for row in (HEADINGS, *rows))
+    for pattern in (None, *BREAKS):
+        if pattern:
+            heading = tuple(text.replace(" ", "\n") for text in HEADINGS)
+            table = [heading, *((row[0], *(re.sub(pattern, "\n", cell) for cell in row[1:])) for row in table[1:])]
+            least = min(least, LEAST_LABEL)
+        lines = ([len(line) for cell in column for line in cell.split("\n")] for column in zip(*table, strict=True))
+        others = sum([max(found) for found in lines][1:])
+        if least + others + 3 * len(HEADINGS) + 1 <= width:  # a cell has a space on either side, and a rule after it
+            break
+    return table
+
+
 def terminal(numbers: Mapping[str, Any], width: int | None = None) -> str:
     """All sections as text for a terminal. `width` in columns; None asks the terminal. No colour codes: it may be
     piped.
@@ -178,18 +196,9 @@ def terminal(numbers: Mapping[str, Any], width: int | None = None) -> str:
             first = cells[0] if cells[0] != previous else ""
             previous = cells[0]
             rows.append((first, cells[1] if first else "", f"{cells[2]} ★" if best else f"{cells[2]}  ", *cells[3:]))
-        widest = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
-        narrow = sum(widest) + 2 * len(widest) > console.width
-        if narrow:  # intervals go under their estimates
-            rows = [(*row[:3], *(cell.replace(" [", "\n[") for cell in row[3:])) for row in rows]
-        for i, heading in enumerate(HEADINGS):
-            table.add_column(
-                heading.replace(" ", "\n") if narrow else heading,
-                justify="left" if i == 0 else "right",
-                no_wrap=i != 0,
-                overflow="fold",
-                min_width=min(widest[0], 24) if i == 0 else None,
-            )
+        headings, *rows = _fitted(rows, console.width)
+        for i, heading in enumerate(headings):
+            table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i != 0, overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
