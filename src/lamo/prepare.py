@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lamo.config import DEVICES, Experiment, Spec
+from lamo.config import DEVICES, Experiment, Spec, flag
 from lamo.data.actions import KIND_WORDS, action_scaling, unbounded
 from lamo.data.episodes import Episodes
 from lamo.data.inspect import holds_whole_vectors, outside_bounds, pays_alike
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MAX_CHOICES = 1 << 16  # each has an embedding; more are amounts, or identifiers
 
+
+_warn_once = functools.cache(warn)  # of what runs of several seeds share
 
 Parts = tuple[Sequence[str], Sequence[int]]
 """The keys of an environment's observations, and how many numbers each has."""
@@ -157,6 +160,8 @@ def prepare(experiment: Experiment, loaded: Episodes | None = None, known: Spec 
     for said in (*episodes.metadata.get("notes", ()), relabelled(episodes.metadata)):
         if said:
             warn(f"{episodes.source}: {said}")
+    if known is None:
+        _warn_of_idle(experiment)
     return Setup(episodes, task, spec, device, held_out)
 
 
@@ -184,6 +189,15 @@ def asked_for(experiment: Experiment, task: Task) -> str | None:
     if experiment.fixed_targets:
         return f"{task.env}: {targets} as given, {scale}"
     return f"{task.description}: {targets}, {scale}; --targets asks for others"
+
+
+def _warn_of_idle(experiment: Experiment) -> None:
+    """Say which settings were chosen that cannot act beside the others."""
+    idle, chosen = getattr(experiment.algorithm, "idle", {}), experiment.departures()
+    for cause in dict.fromkeys(idle.values()):
+        names = [name for name in idle if idle[name] == cause and chosen.get(name, ("none",)) not in ((), ("none",))]
+        if names:
+            _warn_once(f"{', '.join(map(flag, names))} {'has' if len(names) == 1 else 'have'} no effect with {cause}")
 
 
 def _check_worth(episodes: Episodes, rewarded: bool) -> None:

@@ -197,3 +197,17 @@ class SequenceSettings:
             raise LamoError("--adapt frozen trains nothing that reads text; use --language-weight 0")
         if self.lora_form == "separate" and self.adapt != "lora":
             raise LamoError(f"--lora-form separate has no effect with --adapt {self.adapt}; drop it")
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """Names of the settings that the chosen start and adaptation leave without effect -> the flag that does."""
+        of_lm, of_scratch = ("lm", "corpus", "text_dropout", "text_batch", "text_block"), ("layers", "width", "heads")
+        start, adaptation = f"--initialise {self.initialise}", f"--adapt {self.adapt}"
+        found = dict.fromkeys(of_lm if self.initialise == "scratch" else of_scratch, start)
+        if self.initialise != "random":
+            found["lm_seed"] = start
+        if self.adapt != "lora":
+            found |= dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_bias"), adaptation)
+        if self.adapt == "frozen":
+            found["lm_learning_rate"] = adaptation
+        return found
