@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 MAX_CHOICES = 1 << 16  # each has an embedding; more are amounts, or identifiers
 
 
+READ_BY = ("columns", "obs_keys", "actions", "reward")  # settings that decide how a dataset is read
 _warn_once = functools.cache(warn)  # of what runs of several seeds share
-
 Parts = tuple[Sequence[str], Sequence[int]]
 """The keys of an environment's observations, and how many numbers each has."""
 
@@ -95,6 +95,12 @@ def _keyed(episodes: Episodes, experiment: Experiment, known: Spec | None, parts
     if known is not None and known.observation_dim == episodes.observations.shape[1]:
         return episodes
     if parts is not None:
+        width = episodes.observations.shape[1]
+        if sum(parts[1]) != width:
+            raise LamoError(
+                f"{episodes.source}: observations of {width} numbers, and the run recorded parts of {sum(parts[1])}; "
+                "this is not the data that it was trained on"
+            )
         return parts_of(episodes, *parts, experiment.obs_keys or ())
     env = experiment.env or episodes.metadata.get("env")
     if env is None or not experiment.eval_episodes:
@@ -195,7 +201,10 @@ def _warn_of_idle(experiment: Experiment) -> None:
     """Say which settings were chosen that cannot act beside the others."""
     idle, chosen = getattr(experiment.algorithm, "idle", {}), experiment.departures()
     for cause in dict.fromkeys(idle.values()):
-        names = [name for name in idle if idle[name] == cause and chosen.get(name, ("none",)) not in ((), ("none",))]
+        # `--corpus none` asks for nothing
+        names = [
+            name for name in idle if idle[name] == cause and name in chosen and chosen[name] not in ((), ("none",))
+        ]
         if names:
             _warn_once(f"{', '.join(map(flag, names))} {'has' if len(names) == 1 else 'have'} no effect with {cause}")
 

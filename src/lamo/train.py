@@ -22,7 +22,7 @@ from lamo.config import Experiment, Spec, read_dataclass
 from lamo.data.episodes import Episodes
 from lamo.errors import LamoError, warn
 from lamo.member import Member
-from lamo.prepare import Setup, asked_for, prepare, read
+from lamo.prepare import READ_BY, Setup, asked_for, prepare, read
 from lamo.progress import Bar, Board
 from lamo.provenance import provenance
 from lamo.runs import Run, check_free
@@ -30,7 +30,7 @@ from lamo.selection.targets import check_choosable
 from lamo.signals import Interrupted, Signals, Stopped
 from lamo.workers import check_workers
 
-DATA_FIELDS = ("dataset", "columns", "obs_keys", "actions", "reward")  # what decides which episodes `read` gives
+DATA_FIELDS = ("dataset", *READ_BY)  # what decides which episodes `read` gives
 
 
 def train(

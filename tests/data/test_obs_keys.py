@@ -188,6 +188,17 @@ def test_which_numbers_they_are_is_recorded_so_that_select_asks_no_environment(t
     assert run.provenance["dataset"]["parts_of_env"] == [ORDER, [2, 1, 2, 3]]
     monkeypatch.setattr("gymnasium.make", lambda *_, **__: pytest.fail("an environment was made"))
     assert gather([run.path]).episodes.observations.shape[1] == 6
+    file = run.path / "provenance.json"
+    for damaged, told in (
+        (7, "damaged"),
+        ([ORDER, [2]], "damaged"),
+        ([ORDER, [2, 1, 2, "3"]], "damaged"),
+        ([ORDER, [2, 1, 2, 4]], "observations of 8 numbers, and the run recorded parts of 9"),
+    ):
+        dataset = {**run.provenance["dataset"], "parts_of_env": damaged}
+        file.write_text(json.dumps({**run.provenance, "dataset": dataset}))
+        with pytest.raises(LamoError, match=told):
+            gather([run.path])
 
 
 def test_training_records_the_keys_and_evaluation_uses_them(tmp_path, capsys):

@@ -14,10 +14,8 @@ from lamo.data.actions import KIND_WORDS
 from lamo.data.episodes import Episodes
 from lamo.data.split import hold_out
 from lamo.errors import LamoError
-from lamo.prepare import as_components, read
+from lamo.prepare import READ_BY, Parts, as_components, read
 from lamo.runs import Run
-
-OPTIONS = ("columns", "obs_keys", "actions", "reward")  # how the data are read
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,8 @@ def gather(runs: Sequence[str | Path], dataset: str | Path | None = None) -> Poo
         if dataset is not None:
             experiment = replace(experiment, dataset=str(dataset))
         name = str(experiment.dataset_name)
-        options = [getattr(experiment, option) for option in OPTIONS]
-        recorded = folder.provenance.get("dataset")
-        parts = recorded.get("parts_of_env") if isinstance(recorded, dict) else None
+        options = [getattr(experiment, option) for option in READ_BY]
+        parts = _parts(folder)
         reading = json.dumps([name, *options, spec.action_kind, spec.observation_dim, parts])
         if reading not in known:
             whole = read(experiment, spec, parts)
@@ -104,9 +101,22 @@ def gather(runs: Sequence[str | Path], dataset: str | Path | None = None) -> Poo
     return Pool(tuple(entrants), name, digest, _of(whole, given), _of(whole, given - seen) if given - seen else None)
 
 
+def _parts(run: Run) -> Parts | None:
+    """The parts of observations that the run recorded. Raises `LamoError` for what is none."""
+    recorded = run.provenance.get("dataset")
+    parts = recorded.get("parts_of_env") if isinstance(recorded, dict) else None
+    if parts is None:
+        return None
+    match parts:
+        case [[*keys], [*sizes]] if len(keys) == len(sizes):
+            if all(type(key) is str for key in keys) and all(type(size) is int and size > 0 for size in sizes):
+                return keys, sizes
+    raise LamoError(f"{run.path}/provenance.json: damaged (dataset.parts_of_env must be names and their sizes)")
+
+
 def _ways(first: Entrant, experiment: Experiment, spec: Spec) -> str:
     """In what the readings of one dataset differ."""
-    ways = [flag(name) for name in OPTIONS if getattr(first.experiment, name) != getattr(experiment, name)]
+    ways = [flag(name) for name in READ_BY if getattr(first.experiment, name) != getattr(experiment, name)]
     if first.spec.action_kind != spec.action_kind:
         ways.append(f"actions that are {KIND_WORDS[first.spec.action_kind]}, and {KIND_WORDS[spec.action_kind]}")
     if first.spec.observation_dim != spec.observation_dim:
